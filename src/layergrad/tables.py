@@ -1,0 +1,163 @@
+"""The schema of every table that crosses a phase, checked on write and on read.
+
+Rows are sorted by the table's key before they are written, so that equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from layergrad.errors import UserError
+from layergrad.provenance import PARQUET_KEY, atomic
+
+
+@dataclass(frozen=True)
+class Table:
+    """Name, columns and sort key of a table."""
+
+    name: str
+    schema: dict[str, pl.DataType]
+    key: tuple[str, ...]
+
+
+_CELL = {"model": pl.String, "dataset": pl.String, "response": pl.String, "control": pl.String}
+_SAMPLE = {**_CELL, "sample_id": pl.String, "row": pl.Int32}
+_PLACE = {"layer": pl.Int16, "projection": pl.String}
+_CELL_KEY = ("model", "dataset", "response", "control")
+
+DATASET = Table(
+    "dataset",
+    {
+        "sample_id": pl.String,
+        "row": pl.Int32,
+        "dataset": pl.String,
+        "response": pl.String,
+        "control": pl.String,
+        "instruction": pl.String,
+        "response_text": pl.String,
+    },
+    ("dataset", "response", "control", "row"),
+)
+SPECTRA = Table(
+    "spectra",
+    {
+        **_SAMPLE,
+        **_PLACE,
+        "tokens": pl.Int32,
+        "response_tokens": pl.Int32,
+        "loss": pl.Float64,
+        "singular_values": pl.List(pl.Float32),
+        # identifies model, settings and tokens: equal keys mean equal spectra, so rows are reused
+        "content": pl.String,
+    },
+    (*_CELL_KEY, "row", "layer", "projection"),
+)
+FAILURES = Table(
+    "failures", {**_SAMPLE, "reason": pl.String, "detail": pl.String}, (*_CELL_KEY, "row")
+)
+METRICS = Table(
+    "metrics",
+    {
+        **_SAMPLE,
+        **_PLACE,
+        "tokens": pl.Int32,
+        "response_tokens": pl.Int32,
+        "loss": pl.Float64,
+        "metric": pl.String,
+        "value": pl.Float64,
+    },
+    (*_CELL_KEY, "row", "layer", "projection", "metric"),
+)
+_INTERVAL = {"low": pl.Float64, "high": pl.Float64}
+CURVES = Table(
+    "curves",
+    {
+        **_CELL,
+        **_PLACE,
+        "depth": pl.Float64,
+        "metric": pl.String,
+        "mean": pl.Float64,
+        **_INTERVAL,
+        "samples": pl.Int32,
+    },
+    (*_CELL_KEY, "projection", "metric", "layer"),
+)
+MAD = Table(
+    "mad",
+    {
+        **_CELL,
+        "projection": pl.String,
+        "metric": pl.String,
+        "band": pl.String,
+        "value": pl.Float64,
+        **_INTERVAL,
+        "samples": pl.Int32,
+    },
+    (*_CELL_KEY, "projection", "metric", "band"),
+)
+RD = Table(
+    "rd",
+    {
+        **_CELL,
+        **_PLACE,
+        "metric": pl.String,
+        "signed": pl.Float64,
+        "absolute": pl.Float64,
+        **_INTERVAL,
+        "samples": pl.Int32,
+    },
+    (*_CELL_KEY, "projection", "metric", "layer"),
+)
+TABLES = {t.name: t for t in (DATASET, SPECTRA, FAILURES, METRICS, CURVES, MAD, RD)}
+
+
+def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Return `frame` with the table's columns in order and sorted; refuse any other columns."""
+    missing = [name for name in table.schema if name not in frame.columns]
+    extra = [name for name in frame.columns if name not in table.schema]
+    if missing or extra:
+        raise ValueError(f"table {table.name}: missing columns {missing}, unknown columns {extra}")
+    frame = frame.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
+    return frame.sort(table.key)
+
+
+def write_table(
+    frame: pl.DataFrame, table: Table, path: str | Path, provenance: dict[str, Any]
+) -> None:
+    """Write a table with its provenance in the Parquet metadata, completely or not at all."""
+    metadata = {PARQUET_KEY: json.dumps(provenance, sort_keys=True), "table": table.name}
+    with atomic(path) as aside:
+        conform(frame, table).write_parquet(aside, metadata=metadata, compression="zstd")
+
+
+def read_table(path: str | Path, table: Table) -> pl.DataFrame:
+    """Read a table; a :class:`UserError` names the file if it is not that table."""
+    try:
+        frame = pl.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(
+            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); "
+            "delete it and run the workflow again"
+        ) from None
+    if dict(frame.schema) != {n: _instance(d) for n, d in table.schema.items()}:
+        raise UserError(
+            f"{path}: is not a {table.name} table of this version: it has columns "
+            f"{dict(frame.schema)}; delete it and run the workflow again"
+        )
+    return frame
+
+
+def scan_table(paths: list[str | Path], table: Table) -> pl.LazyFrame:
+    """Scan files of one table lazily."""
+    return pl.scan_parquet([str(p) for p in paths], schema=table.schema)
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype
