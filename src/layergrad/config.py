@@ -115,6 +115,7 @@ class ModelSpec(Entry):
         "float32", description="Precision of weights and activations."
     )
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="Attention implementation.")
+    note: str = Field("", description="Shown wherever the model's numbers are shown.")
     gpus: int = Field(
         1, ge=0, description="GPUs of one extraction job; above 1 the weights are sharded."
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from layergrad import provenance
 from layergrad.config import DatasetSpec, FilesSource, LocalModel, ModelSpec, Study
+from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
 
 # Raise when a change of code changes what the phase produces; tests/unit/test_versions.py asks for it.
@@ -171,3 +172,12 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
             for control, files in spec.source.controls.items()
         }
     return source
+
+
+def check_key(what: str, planned: str, expected: str | None) -> None:
+    """Refuse a step whose caller planned with another configuration than the step reads."""
+    if expected is not None and expected != planned:
+        raise UserError(
+            f"{what}: the caller expects key {expected}, the configuration gives {planned}: the "
+            "configuration or a raw file was changed while the workflow ran; run it again"
+        )

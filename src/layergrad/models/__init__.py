@@ -1,0 +1,1 @@
+"""Models: fetching, loading, writing samples as tokens, finding projections."""

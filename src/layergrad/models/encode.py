@@ -1,0 +1,167 @@
+"""From an instruction and a response to tokens, in the authors' way or in a clean one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layergrad.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PAPER_SYSTEM = "You are a helpful assistant."
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as tokens.
+
+    Attributes
+    ----------
+    ids
+        Token ids, the prompt first.
+    start
+        Index of the first response token; the loss is over the tokens from here on.
+    full_length
+        Number of tokens before anything was cut off.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    full_length: int
+
+    @property
+    def response_tokens(self) -> int:
+        """Number of tokens in the loss."""
+        return max(len(self.ids) - self.start, 0)
+
+
+class SampleError(Exception):
+    """A sample that cannot be measured: `reason` for the failures table, message for detail."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Writes samples as tokens for one model.
+
+    Attributes
+    ----------
+    tokenizer
+        A fast tokenizer.
+    protocol
+        ``paper``: text is tokenised with special tokens whatever the chat template already holds
+        (two BOS for Llama and Gemma), the boundary is the token count of the text before the last
+        occurrence of the response, and what exceeds `max_length` is cut off. ``clean``: one BOS,
+        the boundary from character offsets, and a sample that does not fit is refused.
+    chat
+        Write the instruction with the chat template.
+    system
+        System turn; ``paper`` always uses the authors' own where the template accepts one.
+    max_length
+        Longest sample, in tokens.
+    cut
+        Keep only this many response tokens; None keeps all.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    protocol: str
+    chat: bool
+    system: str | None
+    max_length: int
+    cut: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chat and not self.tokenizer.chat_template:
+            raise UserError(
+                "chat is on, but the tokenizer has no chat template: turn it off (`chat: false`, "
+                "`--no-chat`) for this model"
+            )
+        if self.protocol == "clean" and not self.tokenizer.is_fast:
+            raise UserError("the clean protocol needs a fast tokenizer (tokenizer.json)")
+
+    def prompt(self, instruction: str) -> str:
+        """Return the text before the response."""
+        if not self.chat:
+            return instruction + "\n"
+        user = [{"role": "user", "content": instruction}]
+        system = PAPER_SYSTEM if self.protocol == "paper" else self.system
+        if system is None:
+            return self._template(user)
+        turns = [{"role": "system", "content": system}, *user]
+        if self.protocol == "paper" and not self._accepts_system:
+            return self._template(user)
+        return self._template(turns)
+
+    def encode(self, instruction: str, response: str) -> Encoded:
+        """Return the tokens of a sample.
+
+        Raises
+        ------
+        SampleError
+            ``no_response_tokens`` or ``truncated``.
+        """
+        prompt = self.prompt(instruction)
+        encoded = self._paper(prompt, response) if self.protocol == "paper" else (
+            self._clean(prompt, response)
+        )
+        if self.cut is not None:
+            ids = encoded.ids[: encoded.start + self.cut]
+            encoded = Encoded(ids, encoded.start, encoded.full_length)
+        if encoded.response_tokens == 0:
+            raise SampleError(
+                "no_response_tokens",
+                f"the prompt takes {encoded.start} tokens, max_length is {self.max_length}"
+                if response
+                else "the response is empty",
+            )
+        return encoded
+
+    def _paper(self, prompt: str, response: str) -> Encoded:
+        text = prompt + response
+        ids = self.tokenizer(text)["input_ids"]
+        start = len(self.tokenizer(text[: text.rfind(response)])["input_ids"])
+        return Encoded(tuple(ids[: self.max_length]), max(start, 1), len(ids))
+
+    def _clean(self, prompt: str, response: str) -> Encoded:
+        # a chat template writes its own BOS; without one the tokenizer adds it
+        encoding = self.tokenizer(
+            prompt + response, add_special_tokens=not self.chat, return_offsets_mapping=True
+        )
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        if ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+            ids, offsets = ids[:-1], offsets[:-1]  # an EOS that the tokenizer added: not in the loss
+        # the first token with a character of the response; special tokens cover no characters
+        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+        if len(ids) > self.max_length:
+            raise SampleError(
+                "truncated", f"{len(ids)} tokens do not fit in max_length {self.max_length}"
+            )
+        return Encoded(tuple(ids), max(start, 1), len(ids))
+
+    def _template(self, turns: list[dict[str, str]]) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"the tokenizer's chat template refused the turns "
+                f"{[turn['role'] for turn in turns]}: {error}; set `system: null`"
+            ) from None
+
+    @property
+    def _accepts_system(self) -> bool:
+        """Gemma's template refuses a system turn; the authors leave it out there."""
+        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+        try:
+            self._template(turns)
+        except UserError:
+            return False
+        return True
