@@ -16,12 +16,14 @@ from layergrad import provenance
 from layergrad.config import DatasetSpec, FilesSource, LocalModel, ModelSpec, Study
 from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
+from layergrad.report.names import figure_names, find_figure
 
 # Raise when a change of code changes what the phase produces; tests/unit/test_versions.py asks for it.
 DATASET_VERSION = 1
 ENGINE_VERSION = 1
 
 PACKAGE = Path(__file__).parent
+CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
 
 
 class Cell(NamedTuple):
@@ -118,12 +120,40 @@ class Plan:
         datasets = [[d.name, d.group, d.task, d.label] for d in self.study.datasets]
         return key("tables", models, datasets, [self.statistics_key(*p) for p in self.pairs])
 
+    def figure_key(self, name: str) -> str:
+        """Return the key of a figure: the statistics it shows, how they are named, how it is drawn.
+
+        Models and datasets that the figure does not show leave it as it is.
+        """
+        figure = find_figure(self.study, name)
+        models = [self.study.model(m) for m in dict.fromkeys(m for m, _ in figure.pairs)]
+        datasets = [self.study.dataset(d) for d in dict.fromkeys(d for _, d in figure.pairs)]
+        return key(
+            "figure",
+            name,
+            [[m.label, m.note, m.family, m.tuning] for m in models],
+            [[d.label, d.group, d.task] for d in datasets],
+            [self.statistics_key(*pair) for pair in figure.pairs],
+            self.study.report.metric,
+            self._figures_code,
+        )
+
     @cached_property
-    def report_key(self) -> str:
-        """Key of the report."""
-        settings = self.study.report.model_dump(mode="json")
+    def page_key(self) -> str:
+        """Key of the page: all that it says, its figures, captions and style."""
+        study = self.study.model_dump(mode="json", exclude={"runtime"})
         code = provenance.code_hash(PACKAGE / "report" / "__init__.py")
-        return key("report", self.tables_key, settings, code)
+        captions = provenance.code_hash(CAPTIONS / "any")
+        return key("page", self.tables_key, study, captions, code)
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures, made of slugs with dots between."""
+        return figure_names(self.study)
+
+    @cached_property
+    def _figures_code(self) -> str:
+        return provenance.code_hash(PACKAGE / "report" / "figures" / "__init__.py")
 
     @cached_property
     def _statistics_code(self) -> str:
@@ -152,6 +182,11 @@ class Plan:
         """Name of one table of a pair's statistics."""
         folder = f"data/statistics/{model}/{dataset}.{self.statistics_key(model, dataset)}"
         return f"{folder}/{table}.parquet"
+
+    def figure_files(self, name: str) -> list[str]:
+        """Names of a figure's files: Vega-Lite with the key inside, pictures, numbers."""
+        pictures = [f"reports/figures/{name}.{kind}" for kind in ("json", "svg", "png")]
+        return [*pictures, f"reports/tables/{name}.csv"]
 
 
 def model_source(spec: ModelSpec) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The report: figures drawn from the tables of the statistics, their numbers, and one page."""

@@ -1,0 +1,1 @@
+"""Figures: one module a family, each a pure function from tables to an Altair chart."""
