@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def code_hash(package_file: str | Path) -> str:
     folder = Path(package_file).parent
     files = sorted(f for f in folder.rglob("*") if f.suffix in {".py", ".j2", ".css", ".js", ".md"})
     return key([[str(f.relative_to(folder)), digest(f, "md5")] for f in files])
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed version of each package."""
+    return {package: metadata.version(package) for package in packages}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Rows are sorted by the table's key before they are written, so that equal conten
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,12 @@ MAD = Table(
         "projection": pl.String,
         "metric": pl.String,
         "band": pl.String,
+        # MAD of the mean curve, the paper's, with its interval
         "value": pl.Float64,
         **_INTERVAL,
+        "mean_of_sample_mads": pl.Float64,
+        "mean_of_sample_mads_low": pl.Float64,
+        "mean_of_sample_mads_high": pl.Float64,
         "samples": pl.Int32,
     },
     (*_CELL_KEY, "projection", "metric", "band"),
@@ -108,12 +113,69 @@ RD = Table(
         "metric": pl.String,
         "signed": pl.Float64,
         "absolute": pl.Float64,
+        # interval of the signed difference
         **_INTERVAL,
         "samples": pl.Int32,
     },
     (*_CELL_KEY, "projection", "metric", "layer"),
 )
-TABLES = {t.name: t for t in (DATASET, SPECTRA, FAILURES, METRICS, CURVES, MAD, RD)}
+RD_SUMMARY = Table(
+    "rd_summary",
+    {
+        **_CELL,
+        "projection": pl.String,
+        "metric": pl.String,
+        # mean over the layers of the absolute difference, and the layers where it is largest
+        "value": pl.Float64,
+        **_INTERVAL,
+        "top_layers": pl.List(pl.Int16),
+        "samples": pl.Int32,
+    },
+    (*_CELL_KEY, "projection", "metric"),
+)
+SAMPLES = Table(
+    "samples",
+    {
+        **_CELL,
+        "samples": pl.Int32,
+        "failed": pl.Int32,
+        # "no_response_tokens: 3; truncated: 1", empty if none failed
+        "reasons": pl.String,
+        # means over the samples, null in an empty cell
+        "tokens": pl.Float64,
+        "response_tokens": pl.Float64,
+        "loss": pl.Float64,
+    },
+    _CELL_KEY,
+)
+LENGTHS = Table(
+    "lengths",
+    {
+        **_SAMPLE,
+        "projection": pl.String,
+        "metric": pl.String,
+        "response_tokens": pl.Int32,
+        "loss": pl.Float64,
+        # mean over the layers
+        "value": pl.Float64,
+    },
+    (*_CELL_KEY, "row", "projection", "metric"),
+)
+TABLES = {
+    t.name: t
+    for t in (
+        DATASET,
+        SPECTRA,
+        FAILURES,
+        METRICS,
+        CURVES,
+        MAD,
+        RD,
+        RD_SUMMARY,
+        SAMPLES,
+        LENGTHS,
+    )
+}
 
 
 def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -133,6 +195,25 @@ def write_table(
     metadata = {PARQUET_KEY: json.dumps(provenance, sort_keys=True), "table": table.name}
     with atomic(path) as aside:
         conform(frame, table).write_parquet(aside, metadata=metadata, compression="zstd")
+
+
+def write_parts(
+    parts: Iterable[pl.DataFrame], table: Table, path: str | Path, provenance: dict[str, Any]
+) -> None:
+    """Write a table that is larger than memory, one row group a part.
+
+    The parts come in the order of the table's key, each is sorted here; see :func:`write_table`.
+    """
+    import pyarrow.parquet as pq  # here, since planning a study must stay quick
+
+    metadata = {PARQUET_KEY: json.dumps(provenance, sort_keys=True), "table": table.name}
+    empty = pl.DataFrame(schema=table.schema).to_arrow()
+    schema = empty.schema.with_metadata(metadata)
+    with atomic(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        for part in parts:
+            if not part.is_empty():
+                arrow = conform(part, table).to_arrow()
+                writer.write_table(arrow.cast(schema), row_group_size=arrow.num_rows)
 
 
 def read_table(path: str | Path, table: Table) -> pl.DataFrame:

@@ -1,0 +1,87 @@
+"""Percentile bootstrap over instructions.
+
+Instructions, not samples, are drawn: all responses and controls of an instruction come and go
+together, in every model, so that differences between cells are paired. A draw is a row of weights
+(how often each instruction was drawn), and the means of all draws are one matrix product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def instruction_weights(
+    instructions: Sequence[str], draws: int, seed: int, dataset: str
+) -> dict[str, Array]:
+    """Draw instructions with replacement.
+
+    Parameters
+    ----------
+    instructions
+        ``sample_id`` of every instruction of the dataset, failed ones included: the same list
+        gives the same draws for each model.
+    draws
+        Number of draws.
+    seed, dataset
+        Seed of the study and name of the dataset, so that datasets are drawn independently.
+
+    Returns
+    -------
+    dict
+        For each instruction how often each draw has it, shape (draws,).
+    """
+    unique = sorted(set(instructions))
+    name = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:8], "little")
+    rng = np.random.default_rng([seed, name])
+    if not unique:
+        return {}
+    counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
+    return dict(zip(unique, counts.T.astype(np.float64), strict=True))
+
+
+def weighted_means(weights: Array, values: Array) -> Array:
+    """Return the mean over samples of each draw.
+
+    Parameters
+    ----------
+    weights
+        How often each draw has each sample, shape (draws, samples).
+    values
+        Shape (samples, ...); NaN where a value is not defined, which leaves that sample out.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (draws, ...); NaN where a draw has no defined value.
+    """
+    flat = values.reshape(len(values), -1)
+    known = np.isfinite(flat)
+    totals = weights @ np.where(known, flat, 0.0)
+    # most tables have no gaps: one column of counts then serves all
+    counts = weights @ (known[:, :1] if known.all() else known).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = totals / counts
+    return means.reshape(len(weights), *values.shape[1:])
+
+
+def interval(draws: Array, samples: int, confidence: float) -> tuple[Array, Array]:
+    """Return the percentile interval over the first axis of `draws`.
+
+    NaN below two samples, where there is nothing to resample. Draws without a value are left out.
+    """
+    if samples < 2:
+        return np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    if np.isfinite(draws).all():
+        low, high = np.quantile(draws, tails, axis=0)
+        return low, high
+    finite = np.where(np.isfinite(draws), draws, np.nan)
+    empty = np.isnan(finite).all(axis=0)
+    low, high = np.nanquantile(np.where(empty, 0.0, finite), tails, axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
