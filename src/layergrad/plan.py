@@ -23,6 +23,9 @@ DATASET_VERSION = 1
 ENGINE_VERSION = 1
 
 PACKAGE = Path(__file__).parent
+# Tables of one (model, dataset), and of the whole study; see tables.py.
+PAIR_TABLES = ("metrics", "curves", "mad", "rd")
+STUDY_TABLES = ("curves", "mad", "rd", "findings")
 CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
 
 
@@ -114,11 +117,21 @@ class Plan:
         return key("statistics", self.spectra_key(model, dataset), settings, self._statistics_code)
 
     @cached_property
+    def manifest_key(self) -> str:
+        """Key of the list of all spectra that the study uses."""
+        return key("manifest", [self.spectra_file(*pair) for pair in self.pairs])
+
+    @cached_property
     def tables_key(self) -> str:
         """Key of the tables over all pairs."""
         models = [[m.name, m.family, m.tuning, m.label] for m in self.study.models]
         datasets = [[d.name, d.group, d.task, d.label] for d in self.study.datasets]
         return key("tables", models, datasets, [self.statistics_key(*p) for p in self.pairs])
+
+    @cached_property
+    def measures_key(self) -> str:
+        """Key of the numbers by which versions of the study are compared."""
+        return key("measures", self.tables_key, self.study.report.metric)
 
     def figure_key(self, name: str) -> str:
         """Return the key of a figure: the statistics it shows, how they are named, how it is drawn.
@@ -180,8 +193,11 @@ class Plan:
 
     def statistics_file(self, model: str, dataset: str, table: str) -> str:
         """Name of one table of a pair's statistics."""
-        folder = f"data/statistics/{model}/{dataset}.{self.statistics_key(model, dataset)}"
-        return f"{folder}/{table}.parquet"
+        return f"{self.statistics_folder(model, dataset)}/{table}.parquet"
+
+    def statistics_folder(self, model: str, dataset: str) -> str:
+        """Folder of a pair's statistics; those of the study lie in data/statistics."""
+        return f"data/pairs/{model}/{dataset}.{self.statistics_key(model, dataset)}"
 
     def figure_files(self, name: str) -> list[str]:
         """Names of a figure's files: Vega-Lite with the key inside, pictures, numbers."""
@@ -195,6 +211,14 @@ def model_source(spec: ModelSpec) -> dict[str, Any]:
     if isinstance(spec.source, LocalModel):
         return {"kind": "path", "content": content_hash(spec.source.path)}
     return source
+
+
+def source_files(spec: DatasetSpec) -> set[str]:
+    """Return the local files that a dataset is built from."""
+    if not isinstance(spec.source, FilesSource):
+        return set()
+    controls = spec.source.controls.values()
+    return {*spec.source.responses.values(), *(f for files in controls for f in files.values())}
 
 
 def dataset_source(spec: DatasetSpec) -> dict[str, Any]:

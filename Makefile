@@ -1,0 +1,48 @@
+# `make` lists what there is. Everything runs in .venv, made from the exact pins of requirements.lock.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+GPUS ?= $(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | wc -l)
+BIN := .venv/bin
+READY := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test lint format bench clean env
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+run: env  ## run the study of config.yaml and say where the report is
+	snakemake --cores $(CORES) --resources gpu=$(GPUS)
+	@echo "The report: $(CURDIR)/reports/index.html"
+
+test: env  ## run the tests
+	python -m pytest
+
+lint: env  ## check style, types of mistakes and the workflow
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+format: env  ## format the code
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+bench: env  ## measure the engine against the reference way
+	python -m benchmarks
+
+clean:  ## delete what the workflow made, except what was measured (data/spectra) and raw inputs
+	rm -rf .snakemake .layergrad logs data/models data/datasets data/pairs data/statistics
+	rm -rf reports/figures reports/tables reports/index.html reports/metrics.json
+
+env: $(READY)  ## make .venv, or make it anew when the pins changed
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "layergrad needs Python 3.11 or newer")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@

@@ -1,0 +1,143 @@
+"""The study, validated before the first job, and what decides whether a job runs.
+
+in   the configuration (config.yaml, or the study given by --configfile)
+out  .layergrad/studies/HASH.json   the resolved study, which every step is given
+
+Content keys decide, nothing else: a file that costs much carries in its name a hash of all that
+decides its content, a file with a fixed name records that hash inside. A job runs if its files are
+missing or record another hash. Modification times and Snakemake's own records say nothing, so a
+clone, a checkout or a pull cannot mislead. Hence every input is `ancient`, and a job whose files
+are complete has no inputs: a missing input of one job would else rerun all jobs that share it.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SOURCE = Path(workflow.basedir) / "src"
+sys.path.insert(0, str(SOURCE))
+
+from layergrad import lease
+from layergrad.config import resolve_study
+from layergrad.errors import UserError
+from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan, source_files
+from layergrad.provenance import key as hash_of
+from layergrad.provenance import read_json, write_json
+from layergrad.results import (
+    is_current,
+    is_made,
+    is_model_made,
+    is_spectra_made,
+    unrecorded_spectra,
+)
+
+# `python -m layergrad` in a rule: this interpreter and this code, unless conda puts its own first.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
+    PYTHONPATH=str(SOURCE),
+)
+
+
+def validated_study():
+    names = [str(Path(file).name) for file in workflow.overwrite_configfiles]
+    catalog = Path(workflow.basedir) / "catalog"
+    try:
+        return resolve_study(
+            dict(config), catalog, where=" + ".join(names) or "config.yaml"
+        )
+    except UserError as error:
+        sys.exit(
+            f"layergrad: {error}"
+        )  # the message alone, without Snakemake's traceback
+
+
+def study_file():
+    """Write the resolved study under a name of its content: an edit while jobs run changes none."""
+    resolved = STUDY.model_dump(mode="json")
+    path = f".layergrad/studies/{hash_of(resolved)}.json"
+    if read_json(path) != resolved:
+        write_json(resolved, path)
+    return path
+
+
+def refuse_other_triggers():
+    """Stop a run in which something other than content keys would decide what runs."""
+    if workflow.is_main_process and {t.name for t in workflow.rerun_triggers} != {
+        "MTIME"
+    }:
+        raise WorkflowError(
+            "content keys decide what runs here, which needs `--rerun-triggers mtime`; "
+            "profiles/default sets it: leave out --rerun-triggers and --workflow-profile"
+        )
+
+
+def forced():
+    """Tell whether the user forces jobs (-f, -F, -R): then complete files get their inputs too."""
+    settings = workflow.dag_settings
+    return bool(settings.forceall or settings.forcerun or settings.forcetargets)
+
+
+def start_of_run():
+    """Write a file that is newer than every result: the input that makes an outdated file rerun."""
+    marker = Path(".layergrad/start")
+    if workflow.is_main_process:
+        marker.parent.mkdir(exist_ok=True)
+        marker.write_text(f"{time.time_ns()}\n")
+    return str(marker)
+
+
+def not_from_the_future(path):
+    """Set a file's time to now if it lies ahead: a clock that went back must not stop a run."""
+    if os.path.exists(path) and os.path.getmtime(path) > time.time():
+        os.utime(path)
+    return path
+
+
+def needs(results, complete, **inputs):
+    """Return the named inputs of a job that makes `results`: none if they are `complete`.
+
+    A result that is there but not complete (outdated, or short of a file it names) would count as
+    done; START, newer than any result, makes its job run.
+    """
+    refuse_other_triggers()
+    if complete and not forced():
+        return {}
+    for path in results:
+        not_from_the_future(path)
+    ready = {
+        name: (
+            ancient([not_from_the_future(path) for path in paths])
+            if isinstance(paths, list)
+            else ancient(not_from_the_future(paths))
+        )
+        for name, paths in inputs.items()
+    }
+    return {**ready, "start": START}
+
+
+def raw_files(dataset):
+    """Return the files that a dataset is built from."""
+    return sorted(source_files(STUDY.dataset(dataset)))
+
+
+def pair_tables(model, dataset):
+    return [PLAN.statistics_file(model, dataset, table) for table in PAIR_TABLES]
+
+
+def say_where_spectra_are_computed():
+    local = (
+        workflow.execution_settings is None
+        or workflow.executor_plugin.common_settings.local_exec
+    )
+    if local and not lease.pool():
+        print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
+
+
+STUDY = validated_study()
+PLAN = Plan(STUDY)
+STUDY_FILE = study_file()
+TABLES = [f"data/statistics/{table}.parquet" for table in STUDY_TABLES]
+START = start_of_run()

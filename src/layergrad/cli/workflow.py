@@ -1,0 +1,75 @@
+"""Commands of the workflow: leases, manifest, measures, plan of a study, check of its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layergrad.cli.app import app
+
+Study = Annotated[Path, typer.Option(help="Configuration of the study.")]
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def lease(
+    command: Annotated[list[str], typer.Argument(help="Command, after `--`.")],
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs that the command needs.")] = 1,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+) -> None:
+    """Run a command on GPUs that no other job holds; on the CPU where there is none."""
+    from layergrad.lease import run
+
+    run(gpus, command, timeout)
+
+
+@app.command()
+def manifest(
+    study: Study,
+    output: Annotated[Path, typer.Option(help="Manifest to write.")],
+) -> None:
+    """List the files of spectra that a study uses, with their checksums."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.results import write_manifest
+
+    write_manifest(Plan(load_study(study)), output)
+
+
+@app.command()
+def measure(
+    study: Study,
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+) -> None:
+    """Write the few numbers by which versions of a study are compared (`dvc metrics diff`)."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.results import write_measures
+
+    write_measures(Plan(load_study(study)), output)
+
+
+@app.command()
+def plan(study: Study = Path("config.yaml")) -> None:
+    """Print what a study consists of, what is there and what remains to be computed."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.results import describe
+
+    print(describe(Plan(load_study(study))))
+
+
+@app.command()
+def verify(
+    study: Study = Path("config.yaml"),
+    only_spectra: Annotated[bool, typer.Option("--only-spectra", help="Not the report.")] = False,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Read all spectra.")] = False,
+) -> None:
+    """Refuse results that are missing, damaged or of another configuration than the study's."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.results import check
+
+    check(Plan(load_study(study)), only_spectra, checksums)
+    print("every result is that of this study")

@@ -1,0 +1,211 @@
+"""The results of a study as a whole: what is there, what is right, and what versions compare.
+
+``data/manifest.json`` lists the files of spectra that a study uses. It is small and goes into git,
+so it tells a clone that holds only a part of the store what the rest is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layergrad.errors import UserError
+from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
+from layergrad.provenance import digest, read_json, recorded_key, write_json
+
+MANIFEST = "data/manifest.json"
+
+
+# ------------------------------------------------------------------------------------- completeness
+
+
+def is_made(path: str) -> bool:
+    """Tell whether a file that has its key in its name is there."""
+    return Path(path).exists()
+
+
+def is_model_made(receipt: str) -> bool:
+    """Tell whether a model's receipt is there, and every file that it names."""
+    record = read_json(receipt) or {}
+    return "path" in record and all(Path(record["path"], name).exists() for name in record["files"])
+
+
+def is_spectra_made(index: str) -> bool:
+    """Tell whether the index of a pair is there, and every file that it names."""
+    cells = (read_json(index) or {}).get("cells", [])
+    return bool(cells) and all(Path(file).exists() for cell in cells for file, _ in _files(cell))
+
+
+def is_current(paths: list[str], key: str) -> bool:
+    """Tell whether files with fixed names are there and those that record a key record this one."""
+    recording = [path for path in paths if Path(path).suffix in {".parquet", ".json", ".html"}]
+    return all(map(is_made, paths)) and all(recorded_key(path) == key for path in recording)
+
+
+def _files(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the files of a cell's entry, each with its sha256."""
+    yield cell["spectra"], cell["sha256"]
+    yield cell["failures"], cell["failures_sha256"]
+
+
+# ----------------------------------------------------------------------------------------- manifest
+
+
+def unrecorded_spectra(plan: Plan) -> list[str]:
+    """Return the indexes of a study that the manifest does not list: those it must be made from."""
+    listed = recorded_pairs()
+    return [
+        index
+        for index in map(plan.spectra_file, *zip(*plan.pairs, strict=True))
+        if index not in listed
+    ]
+
+
+def recorded_pairs(path: str | Path = MANIFEST) -> dict[str, Any]:
+    """Return the pairs of a manifest, index file -> its cells; none if there is no manifest."""
+    return (read_json(path) or {}).get("pairs", {})
+
+
+def write_manifest(plan: Plan, path: str | Path) -> None:
+    """List the spectra of a study; a pair that is listed already need not be here."""
+    listed = recorded_pairs(path)
+    pairs = {}
+    for pair in plan.pairs:
+        index = plan.spectra_file(*pair)
+        record = read_json(index)
+        if record is None and index not in listed:
+            raise UserError(f"{index}: no such index of spectra; run `snakemake spectra`")
+        pairs[index] = listed[index] if record is None else record["cells"]
+    write_json({"key": plan.manifest_key, "pairs": pairs}, path)
+
+
+# ----------------------------------------------------------------------------------------- measures
+
+
+def write_measures(plan: Plan, path: str | Path) -> None:
+    """Write the mean over layers and the MAD of the report's metric, by cell and projection.
+
+    For comparing versions of a study (``dvc metrics diff``), rounded to four significant digits so
+    that only real changes show.
+    """
+    import polars as pl
+
+    metric = plan.study.report.metric
+    chosen = pl.col("metric") == metric
+    cell = ["model", "dataset", "response", "control", "projection"]
+    means = (
+        pl.read_parquet("data/statistics/curves.parquet")
+        .filter(chosen)
+        .group_by(cell)
+        .agg(pl.col("mean").mean().alias("value"))
+        .with_columns(pl.lit("mean").alias("measure"))
+    )
+    mads = (
+        pl.read_parquet("data/statistics/mad.parquet")
+        .filter(chosen & (pl.col("band") == "all"))
+        .with_columns(pl.lit("mad").alias("measure"))
+    )
+    measures: dict[str, Any] = {}
+    for *place, value in pl.concat(
+        [t.select(*cell, "measure", "value") for t in (means, mads)]
+    ).rows():
+        branch = measures
+        for name in place[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[place[-1]] = None if value is None else float(f"{value:.4g}")
+    write_json({"key": plan.measures_key, metric: measures}, path)
+
+
+# -------------------------------------------------------------------------------------- description
+
+
+def describe(plan: Plan) -> str:
+    """Return what a study consists of, what is there, and how many jobs remain."""
+    pairs = plan.pairs
+    spectra = [plan.spectra_file(*pair) for pair in pairs]
+    models = [plan.model_file(model.name) for model in plan.study.models]
+    datasets = [plan.dataset_file(dataset.name) for dataset in plan.study.datasets]
+    cells = [plan.cell_file(cell) for cell in plan.all_cells]
+    lines = [
+        ("models", len(models), sum(map(is_model_made, models))),
+        ("datasets", len(datasets), sum(map(is_made, datasets))),
+        ("cells", len(cells), sum(map(is_made, cells))),
+        ("jobs of spectra", len(spectra), sum(map(is_spectra_made, spectra))),
+        ("jobs of statistics", len(pairs), sum(_has_statistics(plan, *pair) for pair in pairs)),
+        ("figures", len(plan.figures), sum(_is_drawn(plan, name) for name in plan.figures)),
+    ]
+    width = max(len(what) for what, _, _ in lines)
+    rows = [f"{'':{width}}  {'all':>6} {'there':>6} {'to do':>6}"]
+    rows += [f"{what:{width}}  {n:6} {done:6} {n - done:6}" for what, n, done in lines]
+    rows += [
+        "",
+        f"samples of a cell: at most {plan.study.samples}",
+        f"jobs on a cluster, if nothing is there yet: {cluster_jobs(plan)}",
+    ]
+    return "\n".join(rows)
+
+
+def cluster_jobs(plan: Plan, pairs_a_job: int = 20) -> int:
+    """Return the cluster jobs of a whole study: one a pair, and statistics in groups of pairs.
+
+    All else runs where Snakemake runs; `pairs_a_job` is that of profiles/slurm.
+    """
+    return len(plan.pairs) + -(-len(plan.pairs) // pairs_a_job)
+
+
+def _has_statistics(plan: Plan, model: str, dataset: str) -> bool:
+    return all(is_made(plan.statistics_file(model, dataset, table)) for table in PAIR_TABLES)
+
+
+def _is_drawn(plan: Plan, figure: str) -> bool:
+    return is_current(plan.figure_files(figure), plan.figure_key(figure))
+
+
+# -------------------------------------------------------------------------------------------- check
+
+
+def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> None:
+    """Refuse results that are not those of the study: the guard before anything is recorded.
+
+    Raises
+    ------
+    UserError
+        That names every file that is missing, outdated or damaged, and says what to do.
+    """
+    faults = list(_spectra_faults(plan, checksums))
+    if not only_spectra:
+        faults += _report_faults(plan)
+    if faults:
+        shown = "\n".join(f"  {fault}" for fault in faults[:20])
+        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise UserError(
+            f"these results are not those of the study:\n{shown}{more}\n"
+            "nothing was recorded; delete what is damaged and run `snakemake` again"
+        )
+
+
+def _spectra_faults(plan: Plan, checksums: bool) -> Iterator[str]:
+    if recorded_key(MANIFEST) != plan.manifest_key:
+        yield f"{MANIFEST}: lists other spectra than the study's"
+        return
+    for index, cells in recorded_pairs().items():
+        if not Path(index).exists():
+            continue  # listed, but not pulled: DVC knows its content
+        for file, sha256 in (pair for cell in cells for pair in _files(cell)):
+            if not Path(file).exists():
+                yield f"{file}: missing, but {index} names it"
+            elif checksums and digest(file, "sha256") != sha256:
+                yield f"{file}: damaged, its sha256 is not that of {index}"
+
+
+def _report_faults(plan: Plan) -> Iterator[str]:
+    keys = {f"data/statistics/{table}.parquet": plan.tables_key for table in STUDY_TABLES}
+    keys |= {plan.figure_files(name)[0]: plan.figure_key(name) for name in plan.figures}
+    keys |= {"reports/index.html": plan.page_key, "reports/metrics.json": plan.measures_key}
+    files = [file for name in plan.figures for file in plan.figure_files(name)]
+    for file in dict.fromkeys([*keys, *files]):
+        if not Path(file).exists():
+            yield f"{file}: missing"
+        elif file in keys and recorded_key(file) != keys[file]:
+            yield f"{file}: made from another configuration (key {recorded_key(file)})"
