@@ -1,0 +1,46 @@
+"""Commands of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layergrad.cli.app import app
+
+StudyOption = Annotated[Path, typer.Option(help="Configuration of the study.")]
+StatisticsOption = Annotated[Path, typer.Option(help="Folder of the tables over all pairs.")]
+KeyOption = Annotated[str | None, typer.Option(help="Key the caller expects.")]
+
+
+@app.command()
+def draw(
+    study: StudyOption,
+    figure: Annotated[
+        str, typer.Option(help="Name of the figure; `layergrad figures` lists them.")
+    ],
+    output_dir: Annotated[Path, typer.Option(help="Folder for Vega-Lite and pictures.")] = Path(
+        "reports/figures"
+    ),
+    statistics: StatisticsOption = Path("data/statistics"),
+    key: KeyOption = None,
+) -> None:
+    """Draw one figure: Vega-Lite, SVG, PNG, and its numbers as CSV."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.report.draw import draw as write_figure
+
+    plan = Plan(load_study(study))
+    check_key(f"figure {figure}", plan.figure_key(figure), key)
+    write_figure(plan, figure, output_dir, statistics)
+
+
+@app.command()
+def figures(study: StudyOption) -> None:
+    """List the figures of a study."""
+    from layergrad.config import load_study
+    from layergrad.report.names import figure_names
+
+    for name in figure_names(load_study(study)):
+        print(name)

@@ -1,0 +1,76 @@
+"""Samples: how many were measured in each cell, and how many fell out."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from layergrad.report.figures import theme, words
+
+STATES = ["measured", "fell out"]
+
+
+def rows(samples: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
+    """Return counts of samples measured and fallen out.
+
+    Parameters
+    ----------
+    samples
+        Table ``samples``.
+    labels
+        Names for people of models and datasets.
+    """
+    counts = samples.select(
+        pl.col("model").replace(labels),
+        pl.col("dataset").replace(labels),
+        pl.col("response").map_elements(words.response_title, return_dtype=pl.String),
+        "control",
+        pl.col("samples").alias(STATES[0]),
+        pl.col("failed").alias(STATES[1]),
+        "reasons",
+    )
+    keys = ["model", "dataset", "response", "control", "reasons"]
+    return counts.unpivot(STATES, index=keys, variable_name="state", value_name="count").sort(
+        "model", "dataset", "response", "control", "state"
+    )
+
+
+def chart(data: pl.DataFrame | alt.NamedData, models: int = 1) -> alt.FacetChart:
+    """Draw the counts of :func:`rows` as bars: a row of panels a dataset, a column a model."""
+    bars = (
+        alt.Chart()
+        .mark_bar(aria=False, stroke="white")
+        .encode(
+            x=alt.X(
+                "sum(count):Q",
+                title="Samples, all controls",
+                axis=alt.Axis(tickMinStep=1, format="d"),
+            ),
+            y=alt.Y("response:N", title=None, sort=list(words.RESPONSES.values())),
+            color=alt.Color(
+                "state:N",
+                title="Samples",
+                scale=alt.Scale(domain=STATES, range=["#5b7f95", theme.COLOURS[0]]),
+            ),
+            order=alt.Order("state:N", sort="descending"),
+            tooltip=[
+                alt.Tooltip("model:N", title="Model"),
+                alt.Tooltip("dataset:N", title="Dataset"),
+                alt.Tooltip("response:N", title="Response"),
+                alt.Tooltip("state:N", title="State"),
+                alt.Tooltip("sum(count):Q", title="Samples"),
+            ],
+        )
+        .properties(width=max(90, 520 // models), height=alt.Step(22))
+    )
+    return bars.facet(
+        row=alt.Row(
+            "dataset:N",
+            title=None,
+            header=alt.Header(
+                labelAngle=0, labelAlign="left", labelAnchor="start", labelOrient="top"
+            ),
+        ),
+        column=alt.Column("model:N", title=None),
+        data=data,
+    ).resolve_scale(y="independent")
