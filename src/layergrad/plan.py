@@ -24,8 +24,8 @@ ENGINE_VERSION = 1
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
-PAIR_TABLES = ("metrics", "curves", "mad", "rd")
-STUDY_TABLES = ("curves", "mad", "rd", "findings")
+PAIR_TABLES = ("metrics", "curves", "mad", "rd", "rd_summary", "samples", "lengths")
+STUDY_TABLES = ("curves", "mad", "rd", "rd_summary", "samples", "lengths")
 CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
 
 

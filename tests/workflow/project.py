@@ -1,0 +1,116 @@
+"""A copy of this project with the tiny study, and what a command really ran in it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = "snakemake --cores 2 --resources gpu=2"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": "src",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "SMK": "--cores 2 --resources gpu=2",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@example.org",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@example.org",
+}
+
+
+@dataclass
+class Done:
+    """What a command did: its status, all it said, and the jobs it finished, by rule."""
+
+    status: int
+    output: str
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """Jobs that Snakemake finished, by rule, targets left out."""
+        rules = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", self.output)
+        return dict(Counter(rule for rule in rules if rule != "all"))
+
+
+class Project:
+    """A working folder: a git repository with the project, its study and its results."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, command: str, status: int | None = 0, **environment: str) -> Done:
+        """Run a shell command in the folder; any other status than `status` fails the test."""
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=900,
+        )
+        done = Done(ran.returncode, ran.stdout)
+        if status is not None:
+            assert done.status == status, f"{command}\n{done.output[-6000:]}"
+        return done
+
+    def jobs(self, command: str, **environment: str) -> dict[str, int]:
+        """Run a command that succeeds and return the jobs it finished."""
+        return self.run(command, **environment).jobs
+
+    def edit(self, old: str, new: str, file: str = "config.yaml") -> None:
+        """Replace a text that is there exactly once."""
+        path = self.folder / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file}: {text.count(old)} times {old!r}"
+        path.write_text(text.replace(old, new))
+
+    def commit(self, message: str) -> None:
+        """Commit everything that git does not ignore."""
+        self.run(f"git add -A && git commit -qm '{message}'")
+
+    def settled(self) -> bool:
+        """Tell whether neither Snakemake nor DVC sees anything to do."""
+        dry = self.run("snakemake -n").output
+        status = self.run("dvc status").output
+        return "Nothing to be done" in dry and "up to date" in status
+
+    def copy(self, folder: Path) -> "Project":
+        """Copy the folder with everything in it, results and caches too."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+    def clone(self, folder: Path) -> "Project":
+        """Clone the repository: what git knows, and nothing else."""
+        self.run(f"git clone -q . {folder}")
+        return Project(folder)
+
+    def files(self, pattern: str) -> dict[str, bytes]:
+        """Return the content of the files that match."""
+        found = sorted(f for f in self.folder.glob(pattern) if f.is_file())
+        return {str(f.relative_to(self.folder)): f.read_bytes() for f in found}
+
+
+def new_project(folder: Path, study: str = "config/tiny.yaml") -> Project:
+    """Copy this project as it stands (uncommitted work too), with a study for its config.yaml."""
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for name in filter(None, listed.splitlines()):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copy2(ROOT / study, folder / "config.yaml")
+    project = Project(folder)
+    project.run("git init -q -b main")
+    return project
