@@ -14,7 +14,7 @@ help:  ## list the targets
 
 run: env  ## run the study of config.yaml and say where the report is
 	snakemake --cores $(CORES) --resources gpu=$(GPUS)
-	@echo "The report: $(CURDIR)/reports/index.html"
+	@echo "The report is at $(CURDIR)/reports/index.html"
 
 test: env  ## run the tests
 	python -m pytest

@@ -79,4 +79,4 @@ onstart:
 
 
 onsuccess:
-    print(f"The report is at {Path(rules.page.output[0]).resolve()}")
+    say_where_the_report_is()

@@ -128,12 +128,14 @@ def pair_tables(model, dataset):
 
 
 def say_where_spectra_are_computed():
-    local = (
-        workflow.execution_settings is None
-        or workflow.executor_plugin.common_settings.local_exec
-    )
-    if local and not lease.pool():
+    if workflow.local_exec and not lease.pool():
         print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
+
+
+def say_where_the_report_is():
+    page = Path("reports/index.html")
+    if is_current([str(page)], PLAN.page_key):
+        print(f"The report: {page.resolve()}", file=sys.stderr)
 
 
 STUDY = validated_study()

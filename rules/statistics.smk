@@ -28,7 +28,7 @@ rule aggregate:
     threads: 2
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=60,
+        runtime=15,
     params:
         study=STUDY_FILE,
         folder=lambda w, output: Path(output[0]).parent,
