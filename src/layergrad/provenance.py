@@ -24,9 +24,14 @@ PARQUET_KEY = "layergrad"
 
 
 def key(*parts: Any) -> str:
-    """Return ten hexadecimal digits that identify the JSON form of `parts`."""
+    """Return ten hexadecimal digits that identify the JSON form of `parts`: for file names."""
+    return long_key(*parts)[:10]
+
+
+def long_key(*parts: Any) -> str:
+    """Return 24 hexadecimal digits that identify the JSON form of `parts`: for millions of rows."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def digest(path: str | Path, algorithm: str) -> str:

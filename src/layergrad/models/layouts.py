@@ -78,29 +78,36 @@ def _halves(output: Tensor, heads: Heads) -> list[Tensor]:
     return list(output.chunk(2, dim=-1))
 
 
+_QKV = (Holder("q_proj", ("q",)), Holder("k_proj", ("k",)), Holder("v_proj", ("v",)))
+
+
+def _fused(name: str, split: Split) -> Holder:
+    return Holder(name, ("q", "k", "v"), split)
+
+
+def _output(name: str) -> Holder:
+    return Holder(name, ("o",))
+
+
 # An attention block uses the first layout whose every holder is in the layer; so does an MLP.
 ATTENTION = (
-    (Holder("q_proj", ("q",)), Holder("k_proj", ("k",)), Holder("v_proj", ("v",)))
-    + (Holder("o_proj", ("o",)),),
-    (Holder("q_proj", ("q",)), Holder("k_proj", ("k",)), Holder("v_proj", ("v",)))
-    + (Holder("out_proj", ("o",)),),
-    (Holder("self_attn.qkv_proj", ("q", "k", "v"), _concatenated), Holder("self_attn.o_proj", ("o",))),
-    (Holder("attn.c_attn", ("q", "k", "v"), _concatenated), Holder("attn.c_proj", ("o",))),
-    (
-        Holder("attention.query_key_value", ("q", "k", "v"), _grouped),
-        Holder("attention.dense", ("o",)),
-    ),
-    (
-        Holder("self_attention.query_key_value", ("q", "k", "v"), _grouped),
-        Holder("self_attention.dense", ("o",)),
-    ),
+    (*_QKV, _output("o_proj")),
+    (*_QKV, _output("out_proj")),
+    (_fused("self_attn.qkv_proj", _concatenated), _output("self_attn.o_proj")),
+    (_fused("attn.c_attn", _concatenated), _output("attn.c_proj")),
+    (_fused("attention.query_key_value", _grouped), _output("attention.dense")),
+    (_fused("self_attention.query_key_value", _grouped), _output("self_attention.dense")),
 )
+_UP, _DOWN = ("up",), ("down",)
 MLP = (
-    (Holder("mlp.gate_proj", ("gate",)), Holder("mlp.up_proj", ("up",)))
-    + (Holder("mlp.down_proj", ("down",)),),
-    (Holder("mlp.gate_up_proj", ("gate", "up"), _halves), Holder("mlp.down_proj", ("down",))),
-    (Holder("mlp.c_fc", ("up",)), Holder("mlp.c_proj", ("down",))),
-    (Holder("mlp.dense_h_to_4h", ("up",)), Holder("mlp.dense_4h_to_h", ("down",))),
+    (
+        Holder("mlp.gate_proj", ("gate",)),
+        Holder("mlp.up_proj", _UP),
+        Holder("mlp.down_proj", _DOWN),
+    ),
+    (Holder("mlp.gate_up_proj", ("gate", "up"), _halves), Holder("mlp.down_proj", _DOWN)),
+    (Holder("mlp.c_fc", _UP), Holder("mlp.c_proj", _DOWN)),
+    (Holder("mlp.dense_h_to_4h", _UP), Holder("mlp.dense_4h_to_h", _DOWN)),
 )
 GROUPS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "in", "up": "in", "down": "down"}
 ATTENTION_PROJECTIONS = {"q", "k", "v", "o"}
@@ -137,7 +144,9 @@ def find_places(model: PreTrainedModel, projections: list[str]) -> list[Place]:
             raise UserError(f"{name} has no projection {missing}; it has {', '.join(sorted(held))}")
         for holder, module_name in found:
             if set(holder.projections) & set(projections):
-                places.append(_place(holder, f"{name}.{module_name}", modules[module_name], index, heads))
+                places.append(
+                    _place(holder, f"{name}.{module_name}", modules[module_name], index, heads)
+                )
     return places
 
 
@@ -154,7 +163,11 @@ def _match(
 ) -> list[tuple[Holder, str]]:
     for layout in layouts:
         matches = [
-            [name for name in modules if name == holder.suffix or name.endswith(f".{holder.suffix}")]
+            [
+                name
+                for name in modules
+                if name == holder.suffix or name.endswith(f".{holder.suffix}")
+            ]
             for holder in layout
         ]
         if all(len(names) == 1 for names in matches):

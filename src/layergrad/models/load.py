@@ -19,8 +19,8 @@ def choose_device(wanted: str) -> torch.device:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(
-            "device cuda was asked for, but torch sees no CUDA device: check `nvidia-smi`, that the "
-            "installed torch is a CUDA build, and CUDA_VISIBLE_DEVICES; or use device cpu"
+            "device cuda was asked for, but torch sees no CUDA device: check `nvidia-smi`, that "
+            "torch is a CUDA build, and CUDA_VISIBLE_DEVICES; or use device cpu"
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
@@ -93,7 +93,7 @@ def _check_memory(folder: str | Path, dtype: str, device: torch.device) -> None:
     if weights > free:
         raise UserError(
             f"{folder}: {weights / 1e9:.1f} GB of weights in {dtype} do not fit in the "
-            f"{free / 1e9:.1f} GB free on {device}: give the job more GPUs (`gpus`), or use bfloat16"
+            f"{free / 1e9:.1f} GB free on {device}: give the job more GPUs (`gpus`) or use bfloat16"
         )
 
 

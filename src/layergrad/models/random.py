@@ -90,7 +90,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=tokenizer,
+        **dict(zip(("pad_token", "bos_token", "eos_token"), special, strict=True)),
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -1,0 +1,116 @@
+"""Commands of the spectra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layergrad.cli.app import app
+
+
+@app.command()
+def spectra(
+    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
+    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
+    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
+    samples: Annotated[Path, typer.Option(help="What `build` wrote.")],
+    output: Annotated[Path, typer.Option(help="Index of the pair's cells to write.")],
+    preflight: Annotated[Path | None, typer.Option(help="What `preflight` wrote.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+) -> None:
+    """Measure the missing spectra of one model on one dataset."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.spectra.pair import extract_pair
+
+    quiet_libraries()
+    plan = Plan(load_study(study))
+    check_key(f"spectra of {model} on {dataset}", plan.spectra_key(model, dataset), key)
+    extract_pair(plan, model, dataset, model_receipt, samples, output, preflight)
+
+
+@app.command()
+def extract(
+    model: Annotated[str, typer.Option(help="Folder, or hub id owner/name[@revision].")],
+    samples: Annotated[
+        Path, typer.Option(help="JSON, JSONL or Parquet: instruction, input, output.")
+    ],
+    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    protocol: Annotated[str, typer.Option(help="paper or clean.")] = "clean",
+    chat: Annotated[bool, typer.Option(help="Use the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System turn of the chat template.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
+    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    projections: Annotated[str, typer.Option(help="Comma-separated.")] = "q,k,v,o",
+    reduction: Annotated[str, typer.Option(help="mean or sum over response tokens.")] = "mean",
+    max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
+    token_budget: Annotated[int | None, typer.Option(help="Tokens of a batch.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+) -> None:
+    """Measure the spectra of one file of samples, without a study."""
+    import os
+
+    from pydantic import ValidationError
+
+    from layergrad.config import ExtractionSettings, RuntimeSettings
+    from layergrad.errors import UserError
+    from layergrad.spectra.single import extract_file, single_study
+
+    quiet_libraries()
+    settings = {
+        "protocol": protocol,
+        "chat": chat,
+        "system": system,
+        "dtype": dtype,
+        "attention": attention,
+    }
+    try:
+        extraction = ExtractionSettings(
+            projections=projections.split(","), reduction=reduction, max_length=max_length
+        )
+        runtime = RuntimeSettings(
+            device=device, token_budget=token_budget, threads=threads or os.cpu_count() or 1
+        )
+        study = single_study(model, samples, settings, extraction, runtime)
+    except ValidationError as error:
+        faults = [f"  --{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()]
+        raise UserError("\n".join(["these options are not valid:", *faults])) from None
+    counts = extract_file(study, output, limit)
+    typer.echo(f"{output}: {counts['samples']} samples, {counts['failed']} failed", err=True)
+
+
+@app.command()
+def summarize(
+    spectra: Annotated[Path, typer.Argument(help="What `extract` wrote.")],
+) -> None:
+    """Print mean nuclear norm, MAD and effective rank by projection."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    from layergrad.statistics.summary import summary
+    from layergrad.tables import FAILURES, SPECTRA, read_table
+
+    frame = read_table(spectra, SPECTRA)
+    failures = spectra.with_suffix(".failures.parquet")
+    failed = read_table(failures, FAILURES).height if failures.exists() else 0
+    samples = frame["row"].n_unique()
+    grid = Grid(title=f"{spectra}: {samples} samples, {failed} failed")
+    columns = ["projection", "nuclear norm", "MAD", "effective rank", "Frobenius norm"]
+    for column in columns:
+        grid.add_column(column, justify="left" if column == "projection" else "right")
+    for row in summary(frame.lazy(), str(spectra)):
+        grid.add_row(row[0], *(f"{value:.4g}" for value in row[1:]))
+    Console().print(grid)
+
+
+def quiet_libraries() -> None:
+    """Silence the progress bars and remarks of transformers: this program says what it does."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,134 @@
+"""The extraction loop: samples in, spectra or a reason out, for every one of them."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from layergrad.models.encode import Encoded
+from layergrad.models.layouts import find_places, text_config
+from layergrad.spectra.batches import pack, pad
+from layergrad.spectra.measure import Measured, measure
+
+# Larger batches are no faster on a CPU, and hold more memory.
+CPU_BUDGET = 1024
+# Part of the free memory of a GPU that activations may take; the rest is for Gram matrices, the
+# solver, and what the estimate below misses. Running out only halves the budget.
+MEMORY_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A sample without spectra, and why."""
+
+    reason: str
+    detail: str
+
+
+@dataclass
+class Usage:
+    """What an extraction took: seconds, and peak GPU memory in bytes over all devices."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    token_budget: int = 0
+
+
+class Extractor:
+    """Measures samples with one loaded model.
+
+    Parameters
+    ----------
+    model
+        Model with frozen weights; see :func:`layergrad.models.load.load_model`.
+    projections
+        Projections to measure.
+    reduction
+        ``mean`` or ``sum`` of the loss over the response tokens.
+    token_budget
+        Tokens of a batch, padding included; None chooses by device and free memory.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        projections: Sequence[str],
+        reduction: str = "mean",
+        token_budget: int | None = None,
+    ):
+        self.model = model
+        self.projections = list(projections)
+        self.reduction = reduction
+        self.places = find_places(model, self.projections)
+        self.device = model.get_input_embeddings().weight.device
+        self.usage = Usage(token_budget=token_budget or default_budget(model, self.device))
+
+    def run(self, samples: Sequence[Encoded]) -> Iterator[list[tuple[int, Measured | Failed]]]:
+        """Yield the results of one batch after another, as (index of the sample, result).
+
+        Every sample appears exactly once. Running out of memory halves the token budget and goes
+        on; a sample that does not fit alone fails with ``out_of_memory``, one whose loss or
+        spectrum is not finite with ``non_finite``.
+        """
+        waiting = list(range(len(samples)))
+        began = time.monotonic()
+        while waiting:
+            lengths = [len(samples[i].ids) for i in waiting]
+            chosen = [waiting[j] for j in pack(lengths, self.usage.token_budget)[0]]
+            results = self._measure([samples[i] for i in chosen])
+            if results is None:
+                tokens = len(samples[chosen[0]].ids) * len(chosen)
+                self.usage.token_budget = max(tokens // 2, 1)
+                if len(chosen) > 1:
+                    continue
+                results = [Failed("out_of_memory", f"{tokens} tokens do not fit on {self.device}")]
+            done = set(chosen)
+            waiting = [i for i in waiting if i not in done]
+            self.usage.seconds = time.monotonic() - began
+            self.usage.peak_bytes = peak_memory()
+            yield list(zip(chosen, results, strict=True))
+
+    def _measure(self, samples: list[Encoded]) -> list[Measured | Failed] | None:
+        """Measure one batch; None if memory ran out."""
+        batch = pad(samples, 0, self.device)
+        try:
+            results = measure(self.model, self.places, self.projections, batch, self.reduction)
+        except torch.OutOfMemoryError:
+            results = None
+        if results is None:
+            # outside the handler, whose traceback would keep the batch's tensors alive
+            gc.collect()
+            torch.cuda.empty_cache()
+            return None
+        return [_checked(result) for result in results]
+
+
+def _checked(result: Measured) -> Measured | Failed:
+    fault = result.fault()
+    return result if fault is None else Failed("non_finite", fault)
+
+
+def default_budget(model: PreTrainedModel, device: torch.device) -> int:
+    """Return a token budget: fixed on a CPU, from free memory on CUDA.
+
+    The estimate counts what the backward pass keeps for one token: about sixteen vectors of the
+    hidden width and three of the MLP's in each layer, and four of the vocabulary in float32.
+    """
+    if device.type != "cuda":
+        return CPU_BUDGET
+    config = text_config(model.config)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    kept = config.num_hidden_layers * (16 * config.hidden_size + 3 * inner)
+    bytes_per_token = kept * model.dtype.itemsize + 16 * config.vocab_size
+    free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+    return max(int(MEMORY_SHARE * free / bytes_per_token), 1)
+
+
+def peak_memory() -> int:
+    """Return the peak bytes allocated on all visible GPUs, 0 without one."""
+    return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))

@@ -1,0 +1,125 @@
+"""Spectra of one file of samples with one model, without a study."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from layergrad.config import (
+    Columns,
+    DatasetSpec,
+    ExtractionSettings,
+    FilesSource,
+    HubModel,
+    LocalModel,
+    ModelSpec,
+    RuntimeSettings,
+    Study,
+)
+from layergrad.datasets.files import load_files
+from layergrad.errors import UserError
+from layergrad.models.fetch import fetch_model
+from layergrad.plan import Cell, Plan
+from layergrad.spectra.pair import make_encoder, measure_missing, tokenise, write_cells
+from layergrad.spectra.store import Store
+
+RESPONSE, CONTROL = "given", "correct"
+
+
+def single_study(
+    model: str,
+    samples: str | Path,
+    model_settings: dict[str, Any],
+    extraction: ExtractionSettings,
+    runtime: RuntimeSettings,
+) -> Study:
+    """Return the study of one model and one file.
+
+    Parameters
+    ----------
+    model
+        A folder, or a hub id ``owner/name`` with an optional ``@revision``.
+    samples
+        JSON, JSONL or Parquet with columns instruction, input (optional), output.
+    model_settings
+        ``protocol``, ``chat``, ``dtype``, ``attention``, ... of the model.
+    extraction, runtime
+        Settings of the engine and of the machine.
+    """
+    source = _model_source(model)
+    name = _slug(Path(model).resolve().name if isinstance(source, LocalModel) else source.id)
+    spec = ModelSpec(name=name, source=source, family=name, tuning="base", **model_settings)
+    files = FilesSource(responses={RESPONSE: str(samples)}, columns=Columns())
+    dataset = DatasetSpec(name=_slug(Path(samples).stem), source=files, responses=[RESPONSE])
+    return Study(
+        models=[spec],
+        datasets=[dataset],
+        controls=[CONTROL],
+        extraction=extraction,
+        runtime=runtime,
+    )
+
+
+def extract_file(study: Study, output: str | Path, limit: int | None = None) -> dict[str, int]:
+    """Measure the samples of a single study in the order of the file.
+
+    Interrupted, it goes on where it stopped: finished batches wait in a folder beside `output`.
+
+    Returns
+    -------
+    dict
+        Counts: ``samples``, ``failed``.
+    """
+    plan = Plan(study)
+    model, dataset = plan.pairs[0]
+    output = Path(output)
+    rows = _rows(study, limit)
+    store = Store(output.with_name(f".{output.stem}.parts"))
+    with tempfile.TemporaryDirectory() as scratch:
+        receipt = Path(scratch, "model.json")
+        fetched = fetch_model(study.model(model), plan.model_key(model), receipt)
+        encoder = make_encoder(plan, model, fetched["path"])
+        tokens = tokenise(rows, encoder, plan.engine(model))
+        run, failed = measure_missing(plan, model, fetched, tokens, store)
+    cell = Cell(model, dataset, RESPONSE, CONTROL)
+    write_cells(plan, [cell], tokens, failed, store, run, {cell: str(output)})
+    store.remove()
+    return {"samples": rows.height, "failed": len(tokens.failures) + len(failed)}
+
+
+def _rows(study: Study, limit: int | None) -> pl.DataFrame:
+    spec = study.datasets[0]
+    pool = load_files(spec.name, spec.source)
+    return pl.DataFrame(
+        [
+            {
+                "dataset": spec.name,
+                "response": RESPONSE,
+                "control": CONTROL,
+                "sample_id": sample.sample_id,
+                "row": sample.row,
+                "instruction": sample.instruction,
+                "response_text": sample.responses[RESPONSE],
+            }
+            for sample in pool.samples[:limit]
+        ]
+    )
+
+
+def _model_source(model: str) -> LocalModel | HubModel:
+    if Path(model).is_dir():
+        return LocalModel(path=model)
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", model)
+    if found is None or model.startswith((".", "/", "~")):
+        raise UserError(
+            f"{model}: neither a folder nor a hub id (owner/name or owner/name@revision)"
+        )
+    return HubModel(id=found[1], revision=found[2] or "main")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:64] or "given"
