@@ -1,10 +1,12 @@
 """A copy of this project with the tiny study, and what a command really ran in it."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,32 @@ class Project:
         if status is not None:
             assert done.status == status, f"{command}\n{done.output[-6000:]}"
         return done
+
+    def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command, its own output to be read from the process that is returned."""
+        return subprocess.Popen(
+            command.split(),
+            cwd=self.folder,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def process(self, *words: str, timeout: float = 120) -> int:
+        """Wait for a process of this folder whose command has these words; return its id."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for entry in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    command = (entry / "cmdline").read_bytes().decode().split("\0")
+                    here = (entry / "cwd").readlink() == self.folder
+                    if here and all(word in command for word in words):
+                        return int(entry.name)
+            time.sleep(0.02)
+        raise AssertionError(f"no process with {words} within {timeout} s")
 
     def jobs(self, command: str, **environment: str) -> dict[str, int]:
         """Run a command that succeeds and return the jobs it finished."""

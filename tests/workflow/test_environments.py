@@ -17,7 +17,12 @@ CODE = {
     "report": ["report"],
 }
 # Where a module's name is not its package's.
-PACKAGE = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "vl_convert": "vl-convert-python"}
+PACKAGE = {
+    "yaml": "pyyaml",
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "vl_convert": "vl-convert-python",
+}
 
 
 def normal(name: str) -> str:

@@ -1,0 +1,68 @@
+"""What is added to a finished study costs its own work alone."""
+
+from tests.workflow.project import SNAKEMAKE
+
+
+def spectra(project) -> dict[str, bytes]:
+    return project.files("data/spectra/*/*/*.parquet")
+
+
+def added(project, command: str) -> tuple[dict[str, int], set[str]]:
+    """Run a command; return its jobs and the new files of spectra, having checked the old ones."""
+    before = spectra(project)
+    jobs = project.jobs(command)
+    after = spectra(project)
+    assert all(after[name] == content for name, content in before.items())
+    return jobs, {name for name in after if name not in before and ".failures." not in name}
+
+
+def test_a_model(project):
+    model = (
+        "  - name: tiny-gemma\n"
+        "    source: {kind: random, architecture: gemma3_text, seed: 3}\n"
+        "    family: tiny-gemma\n"
+        "    tuning: base\n"
+    )
+    project.edit("datasets:\n", model + "datasets:\n")
+    jobs, new = added(project, SNAKEMAKE)
+    assert (jobs["fetch"], jobs["extract"], jobs["aggregate"]) == (1, 1, 1)
+    assert "build" not in jobs
+    assert len(new) == 4 and all("tiny-gemma" in name for name in new)
+
+
+def test_a_dataset(project):
+    dataset = (
+        "  - name: facts\n"
+        "    task: knowledge\n"
+        "    source: {kind: embedded, collection: knowledge}\n"
+        "    responses: [len100]\n"
+    )
+    project.edit("datasets:\n", "datasets:\n" + dataset)
+    jobs, new = added(project, SNAKEMAKE)
+    assert (jobs["build"], jobs["extract"], jobs["aggregate"]) == (1, 2, 2)
+    assert "fetch" not in jobs
+    assert len(new) == 4 and all("/facts/" in name for name in new)
+
+
+def test_a_response_and_a_control(project):
+    project.edit("[none, simplified]", "[none, simplified, detailed]")
+    jobs, new = added(project, SNAKEMAKE)
+    assert (jobs["build"], jobs["extract"], jobs["aggregate"]) == (1, 2, 2)
+    assert len(new) == 4 and all("/detailed." in name for name in new)
+
+
+def test_more_samples_measure_the_new_ones_alone(project):
+    project.edit("samples: 3", "samples: 5")
+    done = project.run(SNAKEMAKE)
+    assert done.jobs["extract"] == 2
+    measured = [record["provenance"]["measured"] for record in indexes(project, samples=5)]
+    assert measured == [2 * 4, 2 * 4]  # two new samples in each of the four cells of a pair
+
+
+def indexes(project, samples: int):
+    import json
+
+    for content in project.files("data/spectra/*/*.json").values():
+        record = json.loads(content)
+        if all(cell["samples"] + cell["failed"] == samples for cell in record["cells"]):
+            yield record

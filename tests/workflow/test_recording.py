@@ -1,0 +1,94 @@
+"""What DVC records is what the configuration says: guards, remotes, experiments."""
+
+import json
+
+import pytest
+
+from tests.workflow.project import SNAKEMAKE
+
+
+def test_stale_results_are_not_recorded(clone, tmp_path):
+    """The trap: Snakemake does nothing, and DVC takes the old files for the new result."""
+    idle = tmp_path / "bin" / "snakemake"
+    idle.parent.mkdir()
+    idle.write_text("#!/bin/sh\nexit 0\n")
+    idle.chmod(0o755)
+    clone.edit("seed: 2}", "seed: 6}")
+    before = (clone.folder / "dvc.lock").read_bytes()
+    refused = clone.run(f"PATH={idle.parent}:$PATH dvc repro", status=255).output
+    assert "data/manifest.json: lists other spectra than the study's" in refused
+    assert (clone.folder / "dvc.lock").read_bytes() == before
+
+
+def test_a_stale_page_is_refused(project):
+    project.edit("title: A tiny study", "title: Another")
+    refused = project.run("layergrad verify", status=1).output
+    assert "reports/index.html: made from another configuration" in refused
+
+
+def test_other_triggers_are_refused(project):
+    refused = project.run("snakemake -n --rerun-triggers params mtime", status=1).output
+    assert "content keys decide" in refused
+
+
+def test_force_runs_every_job_again(project):
+    jobs = project.jobs(f"{SNAKEMAKE} --forcerun aggregate")
+    assert jobs["aggregate"] == 2 and jobs["page"] == 1 and "extract" not in jobs
+
+
+def test_versions_are_compared_by_parameters_and_metrics(project):
+    project.edit("seed: 2}", "seed: 7}")
+    project.run("dvc repro")
+    assert "seed" in project.run("dvc params diff").output
+    assert "tiny-qwen" in project.run("dvc metrics diff").output
+    assert "spectra" in project.run("dvc dag").output
+
+
+def test_experiment_in_a_folder_of_its_own(project):
+    done = project.run("dvc exp run --temp --name other -S 'config.yaml:report.title=Other'")
+    assert done.jobs == {"page": 1}
+    assert project.settled()
+    shown = json.loads(project.run("dvc exp show --json 2>/dev/null").output)
+    assert "other" in json.dumps(shown)
+
+
+def test_a_study_given_by_name_replaces_the_configuration(project):
+    (project.folder / "other.yaml").write_text(
+        (project.folder / "config.yaml").read_text().replace("draws: 100", "draws: 200")
+    )
+    project.edit("draws: 100\n  confidence: 0.95", "draws: 100\n  confidence: 0.9")
+    project.run("snakemake -n --configfile other.yaml")
+    studies = [json.loads(s) for s in project.files(".layergrad/studies/*.json").values()]
+    assert {"draws": 200, "confidence": 0.95} in [
+        {name: s["statistics"][name] for name in ("draws", "confidence")} for s in studies
+    ]
+
+
+def test_remote_on_s3(project, tmp_path):
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        secret = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
+        place = f"http://{host}:{port}"
+        import boto3
+
+        client = boto3.client(
+            "s3",
+            endpoint_url=place,
+            region_name="us-east-1",
+            aws_access_key_id="someone",
+            aws_secret_access_key="hush-hush",
+        )
+        client.create_bucket(Bucket="studies")
+        project.run("dvc remote add -q -d s3 s3://studies/tiny")
+        project.run(f"dvc remote modify s3 endpointurl {place}")
+        project.commit("Share the results")
+        project.run("dvc push -q", **secret)
+        clone = project.clone(tmp_path / "clone")
+        clone.run("dvc pull -q", **secret)
+        assert clone.settled()
+        assert clone.jobs("snakemake --cores 2") == {}
+        assert "hush-hush" not in project.run("git grep hush-hush || true").output
+    finally:
+        server.stop()
