@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,27 @@ Response = str
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+METRICS = (
+    "nuclear_norm",
+    "sigma1_ratio",
+    "effective_rank",
+    "frobenius_norm",
+    "spectral_norm",
+    "stable_rank",
+    "participation_ratio",
+    "nuclear_rank",
+    "loss_normalised_nuclear_norm",
+)
+METRIC_PATTERN = rf"(sum_loss\.)?({'|'.join(METRICS)}|energy_top[1-9]\d*|[^:]+\.py:[A-Za-z_]\w*)"
+# How a response is made wrong; each is documented in layergrad.datasets.controls.
+CONTROLS = (
+    "correct",
+    "irrelevant",
+    "mosaic_paper",
+    "other_response",
+    "wrong_answer",
+    "shuffled_steps",
+)
 RESPONSE_ORDER = ("none", "simplified", "detailed", "len100", "len500", "len1000")
 
 
@@ -149,6 +171,13 @@ class ReasoningGymSource(Entry):
     generator: Literal["gsm_symbolic"] = Field("gsm_symbolic", description="Generator.")
     rows: int = Field(200, ge=2, description="Rows generated: samples and controls draw from them.")
     seed: int = Field(0, description="Seed of the generator.")
+    version: str | None = Field(
+        None, description="Version of reasoning-gym; with another one the rows are not built."
+    )
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the responses that the source has."""
+        return ("none", "simplified", "detailed")
 
 
 class EmbeddedSource(Entry):
@@ -159,6 +188,10 @@ class EmbeddedSource(Entry):
     popularity: Literal["popular", "obscure"] | None = Field(
         None, description="Only well-known or only obscure subjects; null: both."
     )
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the responses that the source has."""
+        return ("len100", "len500", "len1000")
 
 
 class FilesSource(Entry):
@@ -176,6 +209,10 @@ class FilesSource(Entry):
     checks: dict[str, int] = Field(
         default_factory=dict, description="Expected counts: `rows` stops a study on other data."
     )
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the responses that the source has."""
+        return tuple(self.responses)
 
 
 DatasetSource = Annotated[
@@ -199,6 +236,16 @@ class DatasetSpec(Entry):
         None, description="Controls of this dataset; null: the study's."
     )
     license: str = Field("", description="Licence of the data.")
+
+    @model_validator(mode="after")
+    def _offered(self) -> DatasetSpec:
+        for response in self.responses:
+            if response not in self.source.offers():
+                raise ValueError(
+                    f"{self.name}: unknown response {response!r}; "
+                    + _hint(response, self.source.offers())
+                )
+        return self
 
     @property
     def label(self) -> str:
@@ -231,11 +278,41 @@ class StatisticsSettings(Entry):
     metrics: list[str] = Field(
         ["nuclear_norm", "sigma1_ratio", "effective_rank", "frobenius_norm"],
         min_length=1,
-        description="Metrics of a spectrum.",
+        description="Metrics of a spectrum: names of METRICS, `energy_topK`, `FILE.py:FUNCTION` for"
+        " one of your own, `sum_loss.` before any for the gradient of the sum of token losses.",
     )
     draws: int = Field(2000, ge=100, description="Bootstrap draws.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
-    seed: int = Field(0, description="Seed of the bootstrap.")
+    seed: int = Field(0, description="Seed of the bootstrap and of the folds of classifiers.")
+    claim_metric: str = Field("nuclear_norm", description="Metric by which claims are tested.")
+    tells: float = Field(
+        0.6,
+        ge=0.5,
+        lt=1,
+        description="AUC above which gradients count as telling wrong responses from correct ones.",
+    )
+    margin: float = Field(
+        0.05, ge=0, lt=0.5, description="Difference of AUC that counts as no better."
+    )
+
+    @field_validator("metrics", "claim_metric")
+    @classmethod
+    def _known(cls, names: list[str] | str) -> list[str] | str:
+        for name in [names] if isinstance(names, str) else names:
+            if not re.fullmatch(METRIC_PATTERN, name):
+                near = difflib.get_close_matches(name, METRICS, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METRICS)}"
+                raise ValueError(f"unknown metric {name!r}; {hint}")
+        labels = [name.rsplit(":", 1)[-1] for name in names] if isinstance(names, list) else []
+        if len(set(labels)) < len(labels):
+            raise ValueError("two metrics have the same name")
+        return names
+
+    @property
+    def metric_files(self) -> list[str]:
+        """The user's files that metrics come from: their content counts."""
+        names = [*self.metrics, self.claim_metric]
+        return sorted({n.removeprefix("sum_loss.").rsplit(":", 1)[0] for n in names if ":" in n})
 
 
 class ReportSettings(Entry):
@@ -281,6 +358,9 @@ class Study(Entry):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{what} listed twice: {', '.join(twice)}")
+        for dataset in self.datasets:
+            for control in self.controls_of(dataset):
+                _check_control(dataset, control)
         return self
 
     def model(self, name: str) -> ModelSpec:
@@ -295,13 +375,37 @@ class Study(Entry):
         """Return the controls of a dataset: its own, or the study's."""
         return list(dataset.controls if dataset.controls is not None else self.controls)
 
+    def variants_of(self, dataset: DatasetSpec) -> list[tuple[str, str]]:
+        """Return every (response, control) of a dataset; a lone answer has no steps to shuffle."""
+        return [
+            (response, control)
+            for response in dataset.responses
+            for control in self.controls_of(dataset)
+            if (response, control) != ("none", "shuffled_steps")
+        ]
+
+
+def _check_control(dataset: DatasetSpec, control: str) -> None:
+    ready_made = getattr(dataset.source, "controls", {})
+    if control not in CONTROLS and control not in ready_made:
+        known = (*CONTROLS, *ready_made)
+        raise ValueError(f"{dataset.name}: unknown control {control!r}; {_hint(control, known)}")
+    missing = [r for r in dataset.responses if r not in ready_made.get(control, dataset.responses)]
+    if missing:
+        raise ValueError(f"{dataset.name}: control {control!r} has no file for {missing[0]!r}")
+
 
 def _pick(what: str, known: dict[str, Any], name: str) -> Any:
     if name in known:
         return known[name]
+    raise UserError(f"unknown {what} {name!r}; {_hint(name, known)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Name the nearest known name, or all of them."""
+    known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    raise UserError(f"unknown {what} {name!r}; {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 # --------------------------------------------------------------------------------------- reading

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layergrad import provenance
-from layergrad.config import DatasetSpec, FilesSource, LocalModel, ModelSpec, Study
+from layergrad.config import DatasetSpec, EmbeddedSource, FilesSource, LocalModel, ModelSpec, Study
 from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
 from layergrad.report.names import figure_names, find_figure
@@ -24,8 +24,9 @@ ENGINE_VERSION = 1
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
-PAIR_TABLES = ("metrics", "curves", "mad", "rd", "rd_summary", "samples", "lengths")
-STUDY_TABLES = ("curves", "mad", "rd", "rd_summary", "samples", "lengths")
+_SHARED_TABLES = ("curves", "mad", "rd", "rd_summary", "samples", "lengths", "discrimination")
+PAIR_TABLES = ("metrics", *_SHARED_TABLES, "estimates")
+STUDY_TABLES = (*_SHARED_TABLES, "findings")
 CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
 
 
@@ -56,8 +57,7 @@ class Plan:
         spec = self.study.dataset(dataset)
         return [
             Cell(model, dataset, response, control)
-            for response in spec.responses
-            for control in self.study.controls_of(spec)
+            for response, control in self.study.variants_of(spec)
         ]
 
     @cached_property
@@ -88,8 +88,7 @@ class Plan:
         spec = self.study.dataset(dataset)
         parts = [
             (response, control, self.samples_key(dataset, response, control))
-            for response in spec.responses
-            for control in self.study.controls_of(spec)
+            for response, control in self.study.variants_of(spec)
         ]
         return key("dataset", dataset, parts)
 
@@ -114,7 +113,9 @@ class Plan:
     def statistics_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's statistics."""
         settings = self.study.statistics.model_dump(mode="json")
-        return key("statistics", self.spectra_key(model, dataset), settings, self._statistics_code)
+        files = [content_hash(file) for file in self.study.statistics.metric_files]
+        spectra = self.spectra_key(model, dataset)
+        return key("statistics", spectra, settings, files, self._statistics_code)
 
     @cached_property
     def manifest_key(self) -> str:
@@ -224,6 +225,9 @@ def source_files(spec: DatasetSpec) -> set[str]:
 def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     """Return what decides a dataset's rows: for local files their content, not their names."""
     source = spec.source.model_dump(mode="json")
+    if isinstance(spec.source, EmbeddedSource):
+        passages = PACKAGE / "datasets" / "embedded" / f"{spec.source.collection}.jsonl"
+        source["content"] = content_hash(passages)
     if isinstance(spec.source, FilesSource):
         source["responses"] = {r: content_hash(f) for r, f in spec.source.responses.items()}
         source["controls"] = {

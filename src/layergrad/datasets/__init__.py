@@ -1,0 +1,1 @@
+"""Instructions and their responses: sources, sampling, controls, audit."""
