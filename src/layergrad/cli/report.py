@@ -44,3 +44,20 @@ def figures(study: StudyOption) -> None:
 
     for name in figure_names(load_study(study)):
         print(name)
+
+
+@app.command()
+def page(
+    study: StudyOption,
+    output: Annotated[Path, typer.Option(help="Page to write.")] = Path("reports/index.html"),
+    statistics: StatisticsOption = Path("data/statistics"),
+    key: KeyOption = None,
+) -> None:
+    """Write the report: one page that works offline."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.report.page import write_page
+
+    plan = Plan(load_study(study))
+    check_key("report", plan.page_key, key)
+    write_page(plan, output, statistics)

@@ -48,7 +48,7 @@ def chart(
         Logarithmic vertical axis: equal distances are equal ratios.
     """
     x = theme.layer_axis(relative)
-    y = alt.Y("mean:Q", title=metric, scale=theme.scale(log))
+    y = alt.Y("mean:Q", title=metric, scale=theme.scale(log), axis=theme.value_axis())
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
     hovered = alt.selection_point(
         name="hovered",
@@ -62,7 +62,7 @@ def chart(
     faint = alt.when(chosen)
     base = alt.Chart().encode(x=x)
     band = base.mark_area(aria=False).encode(
-        y=alt.Y("low:Q", title=metric, scale=theme.scale(log)),
+        y=alt.Y("low:Q", title=metric, scale=theme.scale(log), axis=theme.value_axis()),
         y2="high:Q",
         color=marks["color"],
         opacity=faint.then(alt.value(0.18)).otherwise(alt.value(0.03)),

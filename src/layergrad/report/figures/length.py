@@ -61,8 +61,13 @@ def chart(
         alt.Chart()
         .mark_point(filled=True, aria=False)
         .encode(
-            x=alt.X("response_tokens:Q", title="Response tokens", scale=theme.scale(log)),
-            y=alt.Y("value:Q", title=metric, scale=theme.scale(log)),
+            x=alt.X(
+                "response_tokens:Q",
+                title="Response tokens",
+                scale=theme.scale(log),
+                axis=theme.value_axis(),
+            ),
+            y=alt.Y("value:Q", title=metric, scale=theme.scale(log), axis=theme.value_axis()),
             color=marks["color"],
             shape=marks["shape"],
             opacity=alt.when(chosen).then(alt.value(0.65)).otherwise(alt.value(0.05)),

@@ -39,7 +39,7 @@ def chart(
     log
         Logarithmic horizontal axis.
     """
-    title = f"MAD of the {metric[0].lower()}{metric[1:]}"
+    title = f"MAD of the {words.within_sentence(metric)}"
     scale = theme.scale(log, zero=True)
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
     marks = theme.by_response(responses)
@@ -55,10 +55,10 @@ def chart(
         opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12)),
     )
     interval = base.mark_rule(strokeWidth=2, aria=False).encode(
-        x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title=title, scale=scale, axis=theme.value_axis()), x2="high:Q"
     )
     points = base.mark_point(filled=True, size=75, opacity=1, aria=False).encode(
-        x=alt.X("value:Q", title=title, scale=scale),
+        x=alt.X("value:Q", title=title, scale=scale, axis=theme.value_axis()),
         shape=marks["shape"],
         tooltip=[
             alt.Tooltip("response:N", title="Response"),

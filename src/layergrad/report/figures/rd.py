@@ -81,7 +81,7 @@ def chart(
                 alt.Tooltip("projection:N", title="Projection"),
                 alt.Tooltip("layer:Q", title="Layer"),
                 alt.Tooltip(
-                    "signed:Q", title=f"{title}, {metric[0].lower()}{metric[1:]}", format="+.2%"
+                    "signed:Q", title=f"{title}, {words.within_sentence(metric)}", format="+.2%"
                 ),
                 alt.Tooltip("low:Q", title="Interval from", format="+.2%"),
                 alt.Tooltip("high:Q", title="Interval to", format="+.2%"),

@@ -61,7 +61,7 @@ def chart(data: pl.DataFrame | alt.NamedData, models: int = 1) -> alt.FacetChart
                 alt.Tooltip("sum(count):Q", title="Samples"),
             ],
         )
-        .properties(width=max(90, 520 // models), height=alt.Step(22))
+        .properties(width=max(90, 230 // models), height=alt.Step(22))
     )
     return bars.facet(
         row=alt.Row(

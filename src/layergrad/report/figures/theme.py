@@ -84,6 +84,14 @@ def by_response(responses: list[str]) -> dict[str, Any]:
     }
 
 
+def value_axis() -> alt.Axis:
+    """Return the axis of a metric: plain numbers where people would write them, else powers."""
+    plain, power = "format(datum.value, ',.6~f')", "format(datum.value, '.2~e')"
+    size = "abs(datum.value)"
+    far = f"{size} > 0 && ({size} < 1e-4 || {size} >= 1e6)"
+    return alt.Axis(labelExpr=f"{far} ? {power} : {plain}", tickCount=6)
+
+
 def scale(log: bool, zero: bool = False) -> alt.Scale:
     """Return a logarithmic or a linear scale for a metric."""
     return alt.Scale(type="log", nice=False, padding=6) if log else alt.Scale(zero=zero)

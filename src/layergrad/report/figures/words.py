@@ -56,6 +56,11 @@ def projection_title(projection: str) -> str:
     return f"{projection} projection"
 
 
+def within_sentence(title: str) -> str:
+    """Return a title with a small first letter."""
+    return title[:1].lower() + title[1:]
+
+
 def in_order(names: Iterable[str], order: Iterable[str]) -> list[str]:
     """Return distinct names, those of `order` first and in its order, then the others sorted."""
     found = set(names)

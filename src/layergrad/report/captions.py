@@ -1,0 +1,69 @@
+"""Captions: Markdown templates that say how to read a figure and state numbers from its data."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markdown_it import MarkdownIt
+
+from layergrad.errors import UserError
+
+MINUS = "\N{MINUS SIGN}"
+
+
+class Captions:
+    """Renders ``FAMILY.md.j2`` of a folder to HTML; text of data and configuration is escaped."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folder),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # noqa: S701  Markdown without HTML: MarkdownIt escapes what is left
+        )
+        self._templates.filters |= {"number": number, "percent": percent, "listed": listed}
+
+    def html(self, family: str, values: dict[str, Any]) -> str:
+        """Render a family's caption; a :class:`UserError` names the file and line at fault."""
+        name = f"{family}.md.j2"
+        try:
+            text = self._template(name).render(values)
+        except jinja2.TemplateNotFound:
+            raise UserError(f"{self.folder / name}: no such caption; restore it") from None
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{self.folder / name}, line {error.lineno}: {error}") from None
+        except (jinja2.UndefinedError, TypeError) as error:
+            raise UserError(f"{self.folder / name}: {error}") from None
+        return MarkdownIt("commonmark", {"html": False}).render(text)
+
+    @cache  # noqa: B019  one object, alive as long as the page is written
+    def _template(self, name: str) -> jinja2.Template:
+        return self._templates.get_template(name)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Format to significant digits, without an exponent where people would write none."""
+    if value is None:
+        return "n/a"
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 10**digits:
+        text = f"{value:.{digits}g}"
+    else:
+        text = f"{value:,.0f}" if 1 <= abs(value) < 1e7 else f"{value:.{digits - 1}e}"
+    return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def percent(value: float | None) -> str:
+    """Format a share as a signed percentage."""
+    return "n/a" if value is None else f"{100 * value:+.1f}\N{NO-BREAK SPACE}%".replace("-", MINUS)
+
+
+def listed(values: list[Any]) -> str:
+    """Join numbers with slashes: one a projection."""
+    return " / ".join(number(v) if isinstance(v, float | None) else str(v) for v in values)

@@ -1,0 +1,244 @@
+"use strict";
+// Draws the figures of the chosen model, dataset and metric from the numbers in the page.
+const layergrad = (() => {
+  const settings = JSON.parse(document.getElementById("layergrad-settings").textContent);
+  const families = Object.keys(settings.templates);
+  const models = {};
+  const waiting = {};
+  const views = {};
+  let shown = {};
+  let latest = 0;
+
+  // ------------------------------------------------------------------------------ numbers
+
+  function receive([model, data]) {
+    models[model] = data;
+    if (waiting[model]) waiting[model]();
+  }
+
+  // A large study keeps each model's numbers in a script beside the page: unlike a request for
+  // data, a script may be loaded by a page that was opened from a file.
+  function load(model) {
+    if (models[model]) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      waiting[model] = resolve;
+      const script = document.createElement("script");
+      script.src = `data/${settings.files[model]}`;
+      script.onerror = () => reject(new Error(`${script.src} is missing: it belongs to this page`));
+      document.head.append(script);
+    });
+  }
+
+  function rowsOf(packed, choice) {
+    const names = Object.keys(packed);
+    const columns = names.map((name) => packed[name]);
+    const texts = columns.map((column) => column.texts);
+    const at = columns.map((column) => column.texts ? column.at : column);
+    const wanted = names.map((name, i) => name in choice ? texts[i].indexOf(choice[name]) : null);
+    const rows = [];
+    for (let r = 0; r < at[0].length; r++) {
+      if (wanted.some((place, i) => place !== null && at[i][r] !== place)) continue;
+      rows.push(Object.fromEntries(names.map((n, i) => [n, texts[i] ? texts[i][at[i][r]] : at[i][r]])));
+    }
+    return rows;
+  }
+
+  // ------------------------------------------------------------------------------ choices
+
+  const field = (name) => document.getElementById(`choose-${name}`);
+
+  function choices() {
+    const names = ["model", "dataset", "metric", "control", "projection", "depth", "scale"];
+    return Object.fromEntries(names.map((name) => [name, field(name).value]));
+  }
+
+  // RD compares with the correct responses: it shows a wrong control whatever else is chosen.
+  function controlOf(family, choice) {
+    if (family !== "rd" || choice.control !== "correct") return choice.control;
+    return settings.datasets[choice.dataset].controls.find((control) => control !== "correct");
+  }
+
+  function fill(name, options, keep) {
+    const select = field(name);
+    select.replaceChildren(...options.map(([value, label]) => new Option(label, value)));
+    if (options.some(([value]) => value === keep)) select.value = keep;
+  }
+
+  function offer(choice) {
+    const data = models[choice.model][choice.dataset];
+    const controls = settings.datasets[choice.dataset].controls;
+    fill("control", controls.map((c) => [c, c]), choice.control);
+    const packed = data.rows.curves.projection.texts;
+    const order = ["q", "k", "v", "o", "gate", "up", "down"];
+    const projections = [...packed].sort((a, b) => order.indexOf(a) - order.indexOf(b));
+    fill("projection", [["all", "all"], ...projections.map((p) => [p, p])], choice.projection);
+  }
+
+  // ------------------------------------------------------------------------------ figures
+
+  function specification(family, choice) {
+    const look = settings.looks[family].map((name) => choice[name]).join(" ");
+    const responses = settings.datasets[choice.dataset].responses.join("|");
+    const metric = settings.metrics[choice.metric];
+    const [title, within] = settings.placeholder;
+    const text = JSON.stringify(settings.templates[family][look][responses]);
+    const quoted = (word) => JSON.stringify(word).slice(1, -1);
+    return JSON.parse(
+      text.replaceAll(title, quoted(metric.title)).replaceAll(within, quoted(metric.within)));
+  }
+
+  // Panels side by side as far as they stay legible, wide enough to fill the page.
+  function fit(spec, rows, width) {
+    const panels = new Set(rows.map((row) => row[spec.facet.field])).size || 1;
+    const columns = Math.min(panels, width < 480 ? 1 : width < 860 ? 2 : 4);
+    spec.columns = columns;
+    spec.spec.width = Math.max(140, Math.floor((width - 78 - 20 * (columns - 1)) / columns));
+    if (panels === 1 && typeof spec.spec.height === "number") spec.spec.height = 320;
+    return spec;
+  }
+
+  function titleOf(family, choice) {
+    return settings.titles[family].replace("{metric}", settings.metrics[choice.metric].title);
+  }
+
+  function subject(family, choice) {
+    const control = controlOf(family, choice);
+    const compared = family === "rd" ? `${control} against correct` : control;
+    const model = settings.models[choice.model].label;
+    return `${model} on ${settings.datasets[choice.dataset].label}, ${compared} responses`;
+  }
+
+  async function draw(family, choice) {
+    const figure = document.getElementById(`figure-${family}`);
+    const chart = figure.querySelector(".chart");
+    const data = models[choice.model][choice.dataset];
+    const control = controlOf(family, choice);
+    const wanted = { metric: choice.metric, control };
+    if (choice.projection !== "all") wanted.projection = choice.projection;
+    const rows = data.rows[family] ? rowsOf(data.rows[family], wanted) : [];
+    figure.querySelector(".figure-title").textContent = titleOf(family, choice);
+    figure.querySelector(".subject").textContent = subject(family, choice);
+    figure.querySelector(".note").textContent = settings.models[choice.model].note;
+    const captions = data.captions[family] && data.captions[family][choice.metric];
+    figure.querySelector(".caption").innerHTML = (captions && captions[control]) || "";
+    numbers(figure.querySelector("details"), rows);
+    for (const button of figure.querySelectorAll("button")) button.disabled = rows.length === 0;
+    if (views[family]) views[family].finalize();
+    delete views[family];
+    if (rows.length === 0) {
+      chart.textContent = "No numbers for this choice: the dataset has no such responses.";
+      return;
+    }
+    const spec = fit(specification(family, choice), rows, chart.clientWidth);
+    spec.description = `${titleOf(family, choice)}: ${subject(family, choice)}. ` +
+      "The caption below states the main numbers; the table below it holds all of them.";
+    spec.datasets = { rows };
+    const config = { ...settings.config };
+    config.legend = { ...config.legend, direction: chart.clientWidth < 480 ? "vertical" : "horizontal" };
+    // 1: errors. A rule that waits for the pointer has no extent, of which Vega would warn.
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, config, logLevel: 1 };
+    let result = await vegaEmbed(chart, spec, options);
+    // Only now is it known how much room the axes' labels take.
+    const spare = chart.clientWidth - chart.querySelector("svg").getBoundingClientRect().width;
+    if (spare < 0 || spare > 16) {
+      result.finalize();
+      spec.spec.width = Math.max(120, spec.spec.width + Math.floor(spare / spec.columns));
+      result = await vegaEmbed(chart, spec, options);
+    }
+    views[family] = result;
+    const name = [family, choice.model, choice.dataset, choice.metric].join(".");
+    figure.download = { name, rows };
+  }
+
+  async function update() {
+    const mine = ++latest;
+    const status = document.getElementById("status");
+    let choice = choices();
+    try {
+      status.textContent = "Loading …";
+      await load(choice.model);
+      if (mine !== latest) return;
+      offer(choice);
+      choice = choices();
+      for (const family of families) {
+        if (document.getElementById(`figure-${family}`)) await draw(family, choice);
+        if (mine !== latest) return;
+      }
+      shown = choice;
+      status.textContent = `Showing ${settings.metrics[choice.metric].within}: ${subject("curves", choice)}`;
+    } catch (error) {
+      status.textContent = `This figure could not be drawn: ${error.message}`;
+      throw error;
+    }
+  }
+
+  // ------------------------------------------------------------- numbers and pictures to keep
+
+  function numbers(details, rows) {
+    const body = details.querySelector("div");
+    body.replaceChildren();
+    details.ontoggle = () => {
+      if (!details.open || body.childElementCount) return;
+      body.append(tableOf(rows.slice(0, 500)));
+      if (rows.length > 500) body.append(`The first 500 of ${rows.length} rows; the CSV has all.`);
+    };
+    if (details.open) details.ontoggle();
+  }
+
+  function tableOf(rows) {
+    const table = document.createElement("table");
+    const names = Object.keys(rows[0] || {});
+    const head = table.createTHead().insertRow();
+    for (const name of names) {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = name;
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const row of rows) {
+      const line = body.insertRow();
+      for (const name of names) line.insertCell().textContent = row[name] ?? "";
+    }
+    return table;
+  }
+
+  function csv(rows) {
+    const quote = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
+    const names = Object.keys(rows[0]);
+    return [names, ...rows.map((row) => names.map((name) => quote(row[name])))].map((r) => r.join(",")).join("\n") + "\n";
+  }
+
+  async function save(family, kind) {
+    const { name, rows } = document.getElementById(`figure-${family}`).download;
+    const link = document.createElement("a");
+    if (kind === "csv") link.href = URL.createObjectURL(new Blob([csv(rows)], { type: "text/csv" }));
+    else link.href = await views[family].view.toImageURL(kind, kind === "png" ? 2 : 1);
+    link.download = `${name}.${kind}`;
+    link.click();
+  }
+
+  // ------------------------------------------------------------------------------ the start
+
+  function start() {
+    fill("model", Object.entries(settings.models).map(([n, m]) => [n, m.label]));
+    fill("dataset", Object.entries(settings.datasets).map(([n, d]) => [n, d.label]));
+    fill("metric", Object.entries(settings.metrics).map(([n, m]) => [n, m.title]), settings.metric);
+    document.getElementById("choices").addEventListener("change", update);
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-save]");
+      if (button) save(button.closest("figure").dataset.family, button.dataset.save);
+    });
+    let width = window.innerWidth;
+    let timer;
+    window.addEventListener("resize", () => {
+      if (window.innerWidth === width) return;
+      width = window.innerWidth;
+      clearTimeout(timer);
+      timer = setTimeout(update, 200);
+    });
+    return update();
+  }
+
+  return { receive, start, shown: () => shown };
+})();
