@@ -161,6 +161,74 @@ LENGTHS = Table(
     },
     (*_CELL_KEY, "row", "projection", "metric"),
 )
+ESTIMATES = Table(
+    "estimates",
+    {
+        "model": pl.String,
+        "dataset": pl.String,
+        # what is estimated (size, mad, mad_early, length, auc), between or for which responses
+        "name": pl.String,
+        "contrast": pl.String,
+        "control": pl.String,
+        "variant": pl.String,
+        # null where no gradient is used: AUC of token counts or of the loss alone
+        "projection": pl.String,
+        "effect": pl.Float64,
+        "samples": pl.Int32,
+        # why there is no effect; empty if there is one
+        "reason": pl.String,
+        # the effect in each bootstrap draw: paired across models, since the draws are
+        "draws": pl.List(pl.Float64),
+    },
+    ("model", "dataset", "name", "contrast", "control", "variant", "projection"),
+)
+DISCRIMINATION = Table(
+    "discrimination",
+    {
+        **_CELL,
+        "projection": pl.String,
+        # a metric, `classifier` (linear, cross-validated, on the curve of that metric), and for
+        # comparison `response_tokens` and `loss`, which have no projection
+        "score": pl.String,
+        "auc": pl.Float64,
+        **_INTERVAL,
+        "samples": pl.Int32,
+        "reason": pl.String,
+    },
+    (*_CELL_KEY, "score", "projection"),
+)
+FINDINGS = Table(
+    "findings",
+    {
+        "claim": pl.Int16,
+        "part": pl.String,
+        "variant": pl.String,
+        "statement": pl.String,
+        "model": pl.String,
+        # the other side of a contrast between models or datasets, null within one
+        "versus": pl.String,
+        "dataset": pl.String,
+        "projection": pl.String,
+        "control": pl.String,
+        "contrast": pl.String,
+        "metric": pl.String,
+        "effect_name": pl.String,
+        "effect": pl.Float64,
+        **_INTERVAL,
+        # the claim says that the effect is greater, or less, than this
+        "direction": pl.String,
+        "reference": pl.Float64,
+        "p": pl.Float64,
+        # p after Benjamini-Hochberg over all rows of this claim, part and variant
+        "q": pl.Float64,
+        "verdict": pl.String,
+        # yes, no or unclear: whether a supported claim stands under every length control
+        "survives": pl.String,
+        "reason": pl.String,
+        "samples": pl.Int32,
+    },
+    ("claim", "part", "variant", "model", "versus", "dataset", "control", "projection"),
+)
 TABLES = {
     t.name: t
     for t in (
@@ -174,6 +242,9 @@ TABLES = {
         RD_SUMMARY,
         SAMPLES,
         LENGTHS,
+        ESTIMATES,
+        DISCRIMINATION,
+        FINDINGS,
     )
 }
 

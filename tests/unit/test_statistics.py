@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 
 from layergrad.errors import UserError
-from layergrad.plan import Plan
+from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
 from layergrad.provenance import digest, read_json, read_provenance, write_json
 from layergrad.statistics.bands import bands
 from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
 from layergrad.statistics.curves import mad, relative_difference
 from layergrad.statistics.metrics import METRICS, defined, measure
-from layergrad.statistics.pair import PAIR_TABLES, aggregate
-from layergrad.statistics.study import STUDY_TABLES, collect
-from layergrad.tables import SPECTRA, read_table, scan_table, write_table
+from layergrad.statistics.pair import aggregate
+from layergrad.statistics.study import collect
+from layergrad.tables import SPECTRA, TABLES, read_table, scan_table, write_table
 from tests.synthetic import tiny_study, write_study_spectra
 
 # ------------------------------------------------------------------------------------- metrics
@@ -188,7 +188,7 @@ def small(study_root):
 def test_tables_agree_with_plain_arithmetic(small):
     plan, indexes = small
     folder = aggregate_all(plan, indexes)["one-instruct", "gsm_symbolic"]
-    tables = {t.name: read_table(folder / f"{t.name}.parquet", t) for t in PAIR_TABLES}
+    tables = {t: read_table(folder / f"{t}.parquet", TABLES[t]) for t in PAIR_TABLES}
 
     def nuclear(control: str) -> dict[int, np.ndarray]:
         cell = next(c for c in plan.all_cells if c[2:] == ("detailed", control))
@@ -230,7 +230,7 @@ def test_tables_agree_with_plain_arithmetic(small):
 def test_empty_cell_is_counted_and_has_no_curve(small):
     plan, indexes = small
     folder = aggregate_all(plan, indexes)["one-instruct", "gsm_symbolic"]
-    tables = {t.name: read_table(folder / f"{t.name}.parquet", t) for t in PAIR_TABLES}
+    tables = {t: read_table(folder / f"{t}.parquet", TABLES[t]) for t in PAIR_TABLES}
     samples = tables["samples"].filter(response="none", control="irrelevant")
     assert samples.select("samples", "failed", "reasons", "loss").row(0) == (
         0,
@@ -329,7 +329,8 @@ def test_collect_joins_all_pairs_and_refuses_others(study_root):
     plan = Plan(study)
     folders = list(aggregate_all(plan, write_study_spectra(study_root, study)).values())
     collect(plan, folders, Path("out"))
-    for table in STUDY_TABLES:
+    for name in STUDY_TABLES:
+        table = TABLES[name]
         frame = read_table(Path("out") / f"{table.name}.parquet", table)
         assert frame.equals(frame.sort(table.key))
         assert frame.select("model", "dataset").unique().height == 4

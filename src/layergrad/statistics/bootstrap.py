@@ -37,12 +37,18 @@ def instruction_weights(
         For each instruction how often each draw has it, shape (draws,).
     """
     unique = sorted(set(instructions))
-    name = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:8], "little")
-    rng = np.random.default_rng([seed, name])
     if not unique:
         return {}
-    counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
+    counts = seeded(seed, dataset).multinomial(
+        len(unique), np.full(len(unique), 1 / len(unique)), size=draws
+    )
     return dict(zip(unique, counts.T.astype(np.float64), strict=True))
+
+
+def seeded(seed: int, name: str) -> np.random.Generator:
+    """Return a generator of its own for each name."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, number])
 
 
 def weighted_means(weights: Array, values: Array) -> Array:

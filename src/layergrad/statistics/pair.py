@@ -1,4 +1,4 @@
-"""The tables of one pair (model, dataset): metrics, curves, MAD, RD and what went in.
+"""The tables of one pair (model, dataset): metrics, curves, MAD, RD, estimates, what went in.
 
 Cells are read one at a time: memory is bounded by one cell's spectra in chunks, the metrics of the
 pair as arrays, and the draws of one cell.
@@ -7,7 +7,6 @@ pair as arrays, and the draws of one cell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,17 @@ import numpy as np
 import polars as pl
 
 from layergrad.config import StatisticsSettings
-from layergrad.errors import UserError
-from layergrad.plan import Plan
-from layergrad.provenance import digest, read_json, versions
+from layergrad.plan import PAIR_TABLES, Plan
+from layergrad.provenance import versions
 from layergrad.statistics.bands import BANDS
 from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
-from layergrad.statistics.curves import Values, mad, mean_curve, relative_difference, values
-from layergrad.statistics.metrics import KEYS, measure, rounded
-from layergrad.tables import (
-    CURVES,
-    FAILURES,
-    LENGTHS,
-    MAD,
-    METRICS,
-    RD,
-    RD_SUMMARY,
-    SAMPLES,
-    SPECTRA,
-    Table,
-    read_table,
-    scan_table,
-    write_parts,
-    write_table,
-)
+from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
+from layergrad.statistics.curves import Values, mad, mean_curve, relative_difference
+from layergrad.statistics.estimates import CORRECT, Estimate, Estimator
+from layergrad.statistics.findings import Effect, test, thinking
+from layergrad.statistics.metrics import label, rounded
+from layergrad.tables import METRICS, TABLES, write_parts, write_table
 
-PAIR_TABLES = (METRICS, CURVES, MAD, RD, RD_SUMMARY, SAMPLES, LENGTHS)
-CORRECT = "correct"
 TOP_LAYERS = 5
 
 
@@ -56,7 +40,8 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
     index
         Index of the pair's spectra; the paths in it are relative to the working directory.
     output_dir
-        Folder that gets one file a table of :data:`PAIR_TABLES`, with equal bytes for equal input.
+        Folder that gets one file a table of :data:`layergrad.plan.PAIR_TABLES`, with equal bytes
+        for equal input.
 
     Raises
     ------
@@ -64,121 +49,79 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
         If the index or a file that it lists is missing, broken or not the study's.
     """
     cells = read_index(plan, model, dataset, index)
-    settings = plan.study.statistics
     provenance = {
         "key": plan.statistics_key(model, dataset),
         "inputs": {f"{c['response']}.{c['control']}": c["sha256"] for c in cells},
-        "settings": settings.model_dump(mode="json"),
-        "versions": versions("layergrad", "numpy", "polars"),
+        "settings": plan.study.statistics.model_dump(mode="json"),
+        "versions": versions("layergrad", "numpy", "polars", "scikit-learn", "scipy"),
     }
-    measured: dict[tuple[str, str], Measured] = {}
-    parts = _measure_cells(model, dataset, cells, settings, measured)
-    write_parts(parts, METRICS, output_dir / "metrics.parquet", provenance)
-    for table, frame in _tables(model, dataset, measured, settings).items():
-        path = output_dir / f"{table}.parquet"
-        write_table(frame, _table(table), path, provenance)
+    measured: list[MeasuredCell] = []
+    write_parts(
+        _metrics(plan, model, dataset, cells, measured),
+        METRICS,
+        output_dir / "metrics.parquet",
+        provenance,
+    )
+    for name, frame in _tables(plan, model, dataset, measured).items():
+        write_table(frame, TABLES[name], output_dir / f"{name}.parquet", provenance)
 
 
-# ------------------------------------------------------------------------------------- reading
-
-
-def read_index(plan: Plan, model: str, dataset: str, index: Path) -> list[dict[str, Any]]:
-    """Return the cells of an index, sorted, checked to be those of the study."""
-    content = read_json(index)
-    if content is None:
-        raise UserError(f"{index}: missing or broken; run `layergrad spectra` for this pair")
-    expected = plan.spectra_key(model, dataset)
-    if content.get("key") != expected:
-        raise UserError(
-            f"{index}: holds spectra of key {content.get('key')}, the study asks for {expected}; "
-            "run the workflow again"
-        )
-    cells = sorted(content["cells"], key=lambda c: (c["response"], c["control"]))
-    for cell in cells:
-        for what in ("spectra", "failures"):
-            if not Path(cell[what]).exists():
-                raise UserError(
-                    f"{cell[what]}: listed in {index} but missing; run `dvc pull`, or delete the "
-                    "index and run the workflow again"
-                )
-        if digest(cell["spectra"], "sha256") != cell["sha256"]:
-            raise UserError(
-                f"{cell['spectra']}: was changed after it was listed in {index}; delete both and "
-                "run the workflow again"
-            )
-    return cells
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One cell in memory: its metrics, its samples and its failures."""
-
-    values: Values | None
-    samples: pl.DataFrame
-    failures: pl.DataFrame
-
-
-def _measure_cells(
+def _metrics(
+    plan: Plan,
     model: str,
     dataset: str,
     cells: list[dict[str, Any]],
-    settings: StatisticsSettings,
-    measured: dict[tuple[str, str], Measured],
+    measured: list[MeasuredCell],
 ) -> Iterator[pl.DataFrame]:
-    """Measure one cell after the other: fill `measured`, yield the long table of metrics."""
-    for cell in cells:
-        frame = measure(scan_table([cell["spectra"]], SPECTRA), settings.metrics)
-        failures = read_table(cell["failures"], FAILURES)
-        found = values(frame, settings.metrics, cell["spectra"]) if frame.height else None
-        samples = frame.select("sample_id", "row", "tokens", "response_tokens", "loss")
-        samples = samples.unique("row").sort("row")
-        if samples.height != cell["samples"] or failures.height != cell["failed"]:
-            raise UserError(
-                f"{cell['spectra']}: holds {samples.height} samples, {failures.height} failures, "
-                f"its index says {cell['samples']} and {cell['failed']}; delete it and run again"
-            )
-        measured[cell["response"], cell["control"]] = Measured(found, samples, failures)
-        long = frame.unpivot(
-            settings.metrics, index=KEYS, variable_name="metric", value_name="value"
-        )
-        yield long.with_columns(_names(model, dataset, cell["response"], cell["control"]))
+    """Measure one cell after the other: fill `measured`, yield the table METRICS in parts."""
+    for cell, long in measure_cells(plan, cells):
+        measured.append(cell)
+        yield long.with_columns(_names(model, dataset, cell.response, cell.control))
 
 
 # --------------------------------------------------------------------------------------- tables
 
 
 def _tables(
-    model: str,
-    dataset: str,
-    measured: dict[tuple[str, str], Measured],
-    settings: StatisticsSettings,
+    plan: Plan, model: str, dataset: str, measured: list[MeasuredCell]
 ) -> dict[str, pl.DataFrame]:
     """Return every table of the pair but the metrics."""
+    settings = plan.study.statistics
     names = {
-        name for m in measured.values() for f in (m.samples, m.failures) for name in f["sample_id"]
+        name for cell in measured for f in (cell.samples, cell.failures) for name in f["sample_id"]
     }
     drawn = instruction_weights(sorted(names), settings.draws, settings.seed, dataset)
-    parts: dict[str, list[pl.DataFrame]] = {table.name: [] for table in PAIR_TABLES[1:]}
-    for (response, control), cell in measured.items():
+    parts: dict[str, list[pl.DataFrame]] = {name: [] for name in PAIR_TABLES if name != "metrics"}
+    correct = {cell.response: cell.values for cell in measured if cell.control == CORRECT}
+    for cell in measured:
         found = {"samples": _samples(cell)}
         if cell.values is not None:
             found["lengths"] = _lengths(cell)
             found["curves"], found["mad"] = _curves_and_mad(cell.values, drawn, settings)
-            correct = measured.get((response, CORRECT))
-            if control != CORRECT and correct is not None and correct.values is not None:
-                found.update(_rd(cell.values, correct.values, drawn, settings))
-        for table, frame in found.items():
-            cells = _names(model, dataset, response, control)
-            parts[table].append(frame.with_columns(cells))
-    return {
-        table: pl.concat(frames).with_columns(rounded(pl.col(pl.Float64)))
-        if frames
-        else pl.DataFrame(schema=_table(table).schema)
-        for table, frames in parts.items()
-    }
+            if cell.control != CORRECT and correct.get(cell.response) is not None:
+                found.update(_rd(cell.values, correct[cell.response], drawn, settings))
+        for name, frame in found.items():
+            cells = _names(model, dataset, cell.response, cell.control)
+            parts[name].append(frame.with_columns(cells))
+    estimates = _estimates(plan, model, dataset, measured, drawn)
+    parts["estimates"] = [_estimate_rows(e, model, dataset) for e in estimates]
+    parts["discrimination"] = [
+        _discrimination_rows(e, settings).with_columns(
+            _names(model, dataset, e.contrast, e.control)
+        )
+        for e in estimates
+        if e.name == "auc"
+    ]
+    return {name: _joined(name, frames) for name, frames in parts.items()}
 
 
-def _samples(cell: Measured) -> pl.DataFrame:
+def _joined(name: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    if not frames:
+        return pl.DataFrame(schema=TABLES[name].schema)
+    return pl.concat(frames, how="vertical_relaxed").with_columns(rounded(pl.col(pl.Float64)))
+
+
+def _samples(cell: MeasuredCell) -> pl.DataFrame:
     reasons = sorted(cell.failures["reason"].value_counts().iter_rows())
     means = cell.samples.select(pl.mean("tokens", "response_tokens", "loss"))
     return means.with_columns(
@@ -188,7 +131,7 @@ def _samples(cell: Measured) -> pl.DataFrame:
     )
 
 
-def _lengths(cell: Measured) -> pl.DataFrame:
+def _lengths(cell: MeasuredCell) -> pl.DataFrame:
     """Return the mean over the layers of each metric, one row a sample, projection and metric."""
     found = cell.values
     means = weighted_means(np.ones((1, found.array.shape[1])), np.moveaxis(found.array, 1, 0))[0]
@@ -270,6 +213,73 @@ def _rd(
     return {"rd": rd, "rd_summary": summary.join(top, on=["projection", "metric"])}
 
 
+# ------------------------------------------------------------------------------------ estimates
+
+
+def _estimates(
+    plan: Plan,
+    model: str,
+    dataset: str,
+    measured: list[MeasuredCell],
+    drawn: dict[str, np.ndarray],
+) -> list[Estimate]:
+    study, spec = plan.study, plan.study.dataset(dataset)
+    estimator = Estimator(
+        cells={(cell.response, cell.control): cell.claim for cell in measured},
+        responses=thinking(spec.responses),
+        wrong=[control for control in study.controls_of(spec) if control != CORRECT],
+        drawn=drawn,
+        projections=sorted(study.extraction.projections),
+        seed=study.statistics.seed,
+        place=f"{model}/{dataset}",
+    )
+    return list(estimator.all())
+
+
+def _estimate_rows(estimate: Estimate, model: str, dataset: str) -> pl.DataFrame:
+    count = len(estimate.projections)
+    known = estimate.effect is not None
+    draws = estimate.draws.T if known else [None] * count
+    return pl.DataFrame(
+        {
+            "projection": estimate.projections,
+            "effect": estimate.effect if known else [None] * count,
+            "draws": pl.Series([None if d is None else list(d) for d in draws]),
+        },
+        schema={"projection": pl.String, "effect": pl.Float64, "draws": pl.List(pl.Float64)},
+        nan_to_null=True,
+    ).with_columns(
+        pl.col("draws").list.eval(rounded(pl.element().fill_nan(None))),
+        model=pl.lit(model),
+        dataset=pl.lit(dataset),
+        name=pl.lit(estimate.name),
+        contrast=pl.lit(estimate.contrast),
+        control=pl.lit(estimate.control),
+        variant=pl.lit(estimate.variant),
+        samples=pl.lit(estimate.samples),
+        reason=pl.lit(estimate.reason),
+    )
+
+
+def _discrimination_rows(estimate: Estimate, settings: StatisticsSettings) -> pl.DataFrame:
+    scores = {"metric": label(settings.claim_metric)}
+    rows = []
+    for place, projection in enumerate(estimate.projections):
+        value = low = high = None
+        if estimate.effect is not None:
+            value = float(estimate.effect[place])
+            effect = Effect(value, estimate.samples, estimate.draws[:, place])
+            low, high, _ = test(effect, 0.5, settings.confidence)
+            low, high = max(low, 0.0), min(high, 1.0)
+        rows.append((projection, value, low, high))
+    columns = {"projection": pl.String, "auc": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+        score=pl.lit(scores.get(estimate.variant, estimate.variant)),
+        samples=pl.lit(estimate.samples),
+        reason=pl.lit(estimate.reason),
+    )
+
+
 # -------------------------------------------------------------------------------------- helpers
 
 
@@ -291,7 +301,3 @@ def _column(array: np.ndarray) -> pl.Series:
 def _names(model: str, dataset: str, response: str, control: str) -> list[pl.Expr]:
     cell = {"model": model, "dataset": dataset, "response": response, "control": control}
     return [pl.lit(value).alias(name) for name, value in cell.items()]
-
-
-def _table(name: str) -> Table:
-    return next(table for table in PAIR_TABLES if table.name == name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layergrad.errors import UserError
-from layergrad.plan import Plan
-from layergrad.provenance import digest, read_provenance, versions
-from layergrad.statistics.pair import PAIR_TABLES
-from layergrad.tables import METRICS, read_table, write_parts
+import polars as pl
 
-STUDY_TABLES = tuple(table for table in PAIR_TABLES if table is not METRICS)
+from layergrad.errors import UserError
+from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
+from layergrad.provenance import digest, read_provenance, versions
+from layergrad.statistics.findings import findings
+from layergrad.statistics.metrics import rounded
+from layergrad.tables import ESTIMATES, FINDINGS, TABLES, read_table, write_parts, write_table
 
 
 def collect(plan: Plan, inputs: list[Path] | None, output_dir: Path) -> None:
@@ -24,7 +25,7 @@ def collect(plan: Plan, inputs: list[Path] | None, output_dir: Path) -> None:
         Folders of the pairs' tables, as :func:`~layergrad.statistics.pair.aggregate` wrote them;
         None: where the plan says.
     output_dir
-        Folder that gets one file a table of :data:`STUDY_TABLES`.
+        Folder that gets one file a table of :data:`layergrad.plan.STUDY_TABLES`.
 
     Raises
     ------
@@ -32,19 +33,24 @@ def collect(plan: Plan, inputs: list[Path] | None, output_dir: Path) -> None:
         If a pair of the study is missing among `inputs`, or a folder is not of this study.
     """
     folders = pair_folders(plan, inputs)
-    for table in STUDY_TABLES:
-        files = [folders[pair] / f"{table.name}.parquet" for pair in sorted(folders)]
+    for name in STUDY_TABLES:
+        source = ESTIMATES if name == FINDINGS.name else TABLES[name]
+        files = {pair: folders[pair] / f"{source.name}.parquet" for pair in sorted(folders)}
         provenance = {
             "key": plan.tables_key,
-            "inputs": {
-                "/".join(pair): digest(file, "sha256")
-                for pair, file in zip(sorted(folders), files, strict=True)
-            },
+            "inputs": {"/".join(pair): digest(file, "sha256") for pair, file in files.items()},
             "settings": plan.study.statistics.model_dump(mode="json"),
-            "versions": versions("layergrad", "numpy", "polars"),
+            "versions": versions("layergrad", "numpy", "polars", "scipy"),
         }
-        parts = (read_table(file, table) for file in files)
-        write_parts(parts, table, output_dir / f"{table.name}.parquet", provenance)
+        output = output_dir / f"{name}.parquet"
+        parts = (read_table(file, source) for file in files.values())
+        if name == FINDINGS.name:
+            found = findings(plan.study, pl.concat(parts))
+            write_table(
+                found.with_columns(rounded(pl.col(pl.Float64))), FINDINGS, output, provenance
+            )
+        else:
+            write_parts(parts, source, output, provenance)
 
 
 def pair_folders(plan: Plan, inputs: list[Path] | None) -> dict[tuple[str, str], Path]:
@@ -55,10 +61,10 @@ def pair_folders(plan: Plan, inputs: list[Path] | None) -> dict[tuple[str, str],
     folders = {}
     for folder in inputs:
         for table in PAIR_TABLES:
-            recorded = (read_provenance(folder / f"{table.name}.parquet") or {}).get("key")
+            recorded = (read_provenance(folder / f"{table}.parquet") or {}).get("key")
             if recorded not in expected:
                 raise UserError(
-                    f"{folder / table.name}.parquet: "
+                    f"{folder / table}.parquet: "
                     + (
                         "missing or broken"
                         if recorded is None
