@@ -57,12 +57,13 @@ def draw(
     spec = chart.to_dict()
     spec["config"] = theme.CONFIG
     spec["usermeta"] = provenance = figure_provenance(plan, figure)
-    write_json(spec, output_dir / f"{name}.json")
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     write_text(with_metadata(svg, spec, provenance), output_dir / f"{name}.svg")
     with atomic(output_dir / f"{name}.png") as aside:
         aside.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=PNG_SCALE))
     write_text(rows.write_csv(), output_dir.parent / "tables" / f"{name}.csv")
+    # last: it records the key, by which the other files are taken to be complete
+    write_json(spec, output_dir / f"{name}.json")
 
 
 def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame, alt.TopLevelMixin]:
@@ -75,26 +76,31 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame,
         subtitle = [f"{total} samples measured, {lost} fell out"]
         return rows, titled(samples.chart(rows, len(study.models)), "Samples", subtitle)
     (model, dataset), *_ = figure.pairs
-    rows = pair_rows(plan, figure.family, model, dataset, statistics)
-    metric, control = study.report.metric, shown_control(study, figure.family, dataset)
+    metric, control = shown_metric(study), shown_control(study, figure.family, dataset)
+    frame = study_table(plan, PAIR_MODULES[figure.family][0], statistics)
+    rows = pair_rows(frame, figure.family, model, dataset)
     rows = rows.filter(metric=metric, control=control)
+    if figure.family == "length":
+        rows = length.thinned(rows)
+    title = words.FAMILIES[figure.family].format(metric=words.metric_title(metric))
+    subtitle = subtitle_of(study, model, dataset, control)
     if rows.is_empty():
-        raise UserError(
-            f"figure {figure.name}: no {metric} of {control} responses in {statistics}; "
-            f"`report.metric` must be one of `statistics.metrics`, and some sample be measured"
-        )
+        return rows, titled(empty_chart(), title, subtitle)
     chart = PAIR_MODULES[figure.family][1].chart(
         rows, responses(study, dataset), words.metric_title(metric)
     )
-    title = words.FAMILIES[figure.family].format(metric=words.metric_title(metric))
-    return rows, titled(chart, title, subtitle_of(study, model, dataset, control))
+    return rows, titled(chart, title, subtitle)
 
 
-def pair_rows(plan: Plan, family: str, model: str, dataset: str, statistics: Path) -> pl.DataFrame:
+def empty_chart() -> alt.Chart:
+    """Return what stands for a figure of which no sample was measured."""
+    said = alt.Chart(alt.InlineData([{}])).mark_text(fontSize=14, align="left")
+    return said.encode(text=alt.value("No sample was measured.")).properties(width=400, height=60)
+
+
+def pair_rows(frame: pl.DataFrame, family: str, model: str, dataset: str) -> pl.DataFrame:
     """Return what a family shows of one model and dataset, all metrics and controls."""
-    table, module = PAIR_MODULES[family]
-    frame = study_table(plan, table, statistics)
-    return module.rows(frame.filter(model=model, dataset=dataset))
+    return PAIR_MODULES[family][1].rows(frame.filter(model=model, dataset=dataset))
 
 
 def study_table(plan: Plan, table: Table, statistics: Path) -> pl.DataFrame:
@@ -108,6 +114,16 @@ def study_table(plan: Plan, table: Table, statistics: Path) -> pl.DataFrame:
             "run `layergrad collect`, or the workflow again"
         )
     return frame
+
+
+def shown_metric(study: Study) -> str:
+    """Return the metric that figures open with."""
+    metric, known = study.report.metric, study.statistics.metrics
+    if metric not in known:
+        raise UserError(
+            f"report.metric: {metric!r} is not among statistics.metrics ({', '.join(known)})"
+        )
+    return metric
 
 
 def shown_control(study: Study, family: str, dataset: str) -> str:

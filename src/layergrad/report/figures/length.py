@@ -11,20 +11,9 @@ from layergrad.report.figures import theme, words
 MOST_ROWS = 4800
 
 
-def rows(lengths: pl.DataFrame, most: int = MOST_ROWS) -> pl.DataFrame:
-    """Return what the figure shows of the table ``lengths`` of one model and dataset.
-
-    Parameters
-    ----------
-    lengths
-        One row a sample, projection and metric.
-    most
-        Most rows to return: of more samples every second, third, ... row number is kept, the same
-        for all cells, so that the comparison stays paired.
-    """
-    every = -(-lengths.height // most)
-    kept = lengths.filter(pl.col("row").rank("dense") % every == 0) if every > 1 else lengths
-    return kept.select(
+def rows(lengths: pl.DataFrame) -> pl.DataFrame:
+    """Return what the figure shows of the table ``lengths`` of one model and dataset."""
+    return lengths.select(
         "metric",
         "control",
         pl.col("response").map_elements(words.response_title, return_dtype=pl.String),
@@ -34,6 +23,15 @@ def rows(lengths: pl.DataFrame, most: int = MOST_ROWS) -> pl.DataFrame:
         "loss",
         "value",
     )
+
+
+def thinned(rows: pl.DataFrame, most: int = MOST_ROWS) -> pl.DataFrame:
+    """Return about `most` rows at most: every second, third, ... instruction.
+
+    The same instructions of every cell are kept, so that the comparison stays paired.
+    """
+    every = -(-rows.height // most)
+    return rows.filter(pl.col("row").rank("dense") % every == 0) if every > 1 else rows
 
 
 def chart(

@@ -17,7 +17,7 @@ from layergrad.plan import CAPTIONS, Plan
 from layergrad.provenance import read_json, read_provenance, versions, write_text
 from layergrad.report import draw, facts
 from layergrad.report.captions import Captions
-from layergrad.report.figures import samples, theme, words
+from layergrad.report.figures import length, samples, theme, words
 from layergrad.report.names import PAIR_FAMILIES, has_family
 from layergrad.tables import DATASET, SAMPLES, TABLES, read_table
 
@@ -60,7 +60,11 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
         If a table is missing or of another study, or a caption cannot be rendered.
     """
     captions = Captions(CAPTIONS)
-    data = {m.name: model_data(plan, m.name, statistics, captions) for m in plan.study.models}
+    frames = {
+        family: draw.study_table(plan, table, statistics)
+        for family, (table, _) in draw.PAIR_MODULES.items()
+    }
+    data = {m.name: model_data(plan, m.name, frames, captions) for m in plan.study.models}
     scripts = {
         name: f"layergrad.receive({as_script([name, found])});" for name, found in data.items()
     }
@@ -93,16 +97,17 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
 
 
 def model_data(
-    plan: Plan, model: str, statistics: Path, captions: Captions
+    plan: Plan, model: str, frames: dict[str, pl.DataFrame], captions: Captions
 ) -> dict[str, dict[str, Any]]:
     """Return for each dataset the rows of all figures of a model, and their captions."""
     found: dict[str, dict[str, Any]] = {}
     for dataset in plan.study.datasets:
         families = [f for f in PAIR_FAMILIES if has_family(plan.study, dataset, f)]
-        rows = {f: draw.pair_rows(plan, f, model, dataset.name, statistics) for f in families}
+        rows = {f: draw.pair_rows(frames[f], f, model, dataset.name) for f in families}
         found[dataset.name] = {
             "rows": {
-                f: pack(fewer(frame) if f == "length" else frame) for f, frame in rows.items()
+                f: pack(length.thinned(frame, SAMPLE_ROWS) if f == "length" else frame)
+                for f, frame in rows.items()
             },
             "captions": {
                 f: family_captions(plan, dataset, f, frame, captions) for f, frame in rows.items()
@@ -133,12 +138,6 @@ def family_captions(
             values["n"] = str(low) if low == high else f"{low} to {high}"
         rendered.setdefault(metric, {})[control] = captions.html(family, values)
     return rendered
-
-
-def fewer(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return at most about SAMPLE_ROWS rows: the same instructions in every cell."""
-    every = -(-rows.height // SAMPLE_ROWS)
-    return rows.filter(pl.col("row").rank("dense") % every == 0) if every > 1 else rows
 
 
 def pack(rows: pl.DataFrame) -> dict[str, Any]:
