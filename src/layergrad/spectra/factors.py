@@ -1,22 +1,19 @@
-"""Exact singular values of a weight gradient from its two factors.
+"""The small matrix that has the singular values of a weight gradient, from its two factors.
 
 For y = W x over T tokens the gradient is G = D^T X (D: T x out, gradients at the layer's output;
 X: T x in, its input), so its rank is at most min(T, in, out). With X X^T = L L^T (Cholesky) the
-singular values of G are the square roots of the eigenvalues of L^T (D D^T) L, a T x T matrix.
-Gram matrices square the condition number, so everything here is float64, whatever the factors are.
+squared singular values of G are the eigenvalues of L^T (D D^T) L, a T x T matrix. Gram matrices
+square the condition number, so everything here is float64, whatever the factors are.
 
 Where T exceeds a side of G, G itself is the smaller thing: it is formed, and its Gram matrix on the
-short side gives the singular values.
+short side is taken instead.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-# Repeated tokens make X X^T singular in layer 0; this keeps the Cholesky factor real and moves a
-# singular value by less than 1e-7 of the largest.
-JITTER = 1e-14
+from layergrad.spectra.solvers import cholesky, eigenvalues
 
 
 def singular_values(inputs: Tensor, output_gradients: list[Tensor]) -> list[Tensor]:
@@ -35,8 +32,12 @@ def singular_values(inputs: Tensor, output_gradients: list[Tensor]) -> list[Tens
     list of Tensor
         For each projection float64, shape ``(..., min(T, in, out))``, descending.
     """
-    squared = [eigenvalues(gram) for gram in reduced_grams(inputs, output_gradients)]
-    return [values.clamp_min(0).sqrt().flip(-1) for values in squared]
+    return [roots(eigenvalues(gram)) for gram in reduced_grams(inputs, output_gradients)]
+
+
+def roots(values: Tensor) -> Tensor:
+    """Turn eigenvalues, ascending, into singular values, descending; rounding below zero is zero."""
+    return values.clamp_min(0).sqrt().flip(-1)
 
 
 def reduced_grams(inputs: Tensor, output_gradients: list[Tensor]) -> list[Tensor]:
@@ -55,32 +56,11 @@ def reduced_grams(inputs: Tensor, output_gradients: list[Tensor]) -> list[Tensor
     for gradient in output_gradients:
         D = gradient.double()
         if tokens <= min(width, D.shape[-1]):
-            factor = _cholesky(X @ X.mT) if factor is None else factor
+            factor = cholesky(X @ X.mT) if factor is None else factor
             grams.append(_token_side(factor, D))
         else:
             grams.append(_short_side(D.mT @ X))
     return grams
-
-
-def eigenvalues(grams: Tensor) -> Tensor:
-    """Return the eigenvalues of symmetric matrices, ascending; NaN where a matrix is not finite."""
-    finite = grams.isfinite().all(-1).all(-1)
-    values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], grams, 0.0))
-    return torch.where(finite[..., None], values, torch.nan)
-
-
-def _cholesky(gram: Tensor) -> Tensor:
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    jitter = JITTER * diagonal.sum(-1, keepdim=True)
-    gram = gram + torch.diag_embed(jitter.expand_as(diagonal))
-    factor, info = torch.linalg.cholesky_ex(gram)
-    if info.any():
-        # not positive definite to working precision: ten thousand times the jitter still moves a
-        # singular value by less than 1e-5 of the largest
-        gram = gram + torch.diag_embed((1e4 * jitter).expand_as(diagonal))
-        retried, info = torch.linalg.cholesky_ex(gram)
-        factor = torch.where(torch.isfinite(retried), retried, torch.nan)
-    return factor
 
 
 def _token_side(factor: Tensor, D: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from layergrad.models.layouts import Place
 from layergrad.spectra.capture import Batch, gradient_factors
-from layergrad.spectra.factors import eigenvalues, reduced_grams, singular_values
+from layergrad.spectra.factors import reduced_grams, roots, singular_values
+from layergrad.spectra.solvers import eigenvalues
 
 # Matrices of one size wait until they fill this much memory and are then solved together: a solver
 # call on CUDA is a fixed cost, and what waits is small beside the activations.
@@ -119,8 +120,8 @@ class _Collector:
 
     def _solve_pending(self) -> None:
         for entries in self.pending.values():
-            values = eigenvalues(torch.stack([gram for *_, gram in entries]))
-            values = values.clamp_min(0).sqrt().flip(-1).float().cpu().numpy()
+            solved = eigenvalues(torch.stack([gram for *_, gram in entries]))
+            values = roots(solved).float().cpu().numpy()
             for (layer, name, rank, _), rows in zip(entries, values, strict=True):
                 for index, length in enumerate(self.lengths):
                     self.spectra[index][layer, name] = rows[index, : min(length, rank)]
