@@ -36,7 +36,7 @@ def singular_values(inputs: Tensor, output_gradients: list[Tensor]) -> list[Tens
 
 
 def roots(values: Tensor) -> Tensor:
-    """Turn eigenvalues, ascending, into singular values, descending; rounding below zero is zero."""
+    """Turn eigenvalues, ascending, into singular values, descending; below zero is rounding."""
     return values.clamp_min(0).sqrt().flip(-1)
 
 

@@ -1,9 +1,10 @@
 """Cholesky factors and eigenvalues of many small symmetric matrices.
 
 torch factors a batch at once, but its eigenvalues on CUDA come one matrix after another: for 128
-matrices of 300 rows that takes ten times the forward and backward pass they belong to. ``kernels.cu`` gives every matrix a block of its
-own; it is compiled at first use by the compiler that comes with torch. Matrices too large for a
-block's shared memory, and devices that cannot compile it, go torch's way.
+matrices of 300 rows that takes ten times the forward and backward pass they belong to.
+``kernels.cu`` gives every matrix a block of its own; it is compiled at first use by the compiler
+that comes with torch. Matrices too large for a block's shared memory, and devices that cannot
+compile it, go torch's way.
 """
 
 from __future__ import annotations
