@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layergrad import provenance
-from layergrad.config import DatasetSpec, EmbeddedSource, FilesSource, LocalModel, ModelSpec, Study
+from layergrad.config import (
+    DatasetSpec,
+    EmbeddedSource,
+    FilesSource,
+    LocalModel,
+    ModelSpec,
+    PublishedSource,
+    Study,
+)
 from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
 from layergrad.report.names import figure_names, find_figure
@@ -91,6 +99,14 @@ class Plan:
             for response, control in self.study.variants_of(spec)
         ]
         return key("dataset", dataset, parts)
+
+    @cached_property
+    def audit_key(self) -> str:
+        """Key of the audit of the datasets, with the tokens that each model makes of them."""
+        datasets = [self.dataset_key(spec.name) for spec in self.study.datasets]
+        models = [[m.name, self.engine(m.name)] for m in self.study.models]
+        code = provenance.code_hash(PACKAGE / "datasets" / "__init__.py")
+        return key("audit", datasets, models, code)
 
     def engine(self, model: str) -> dict[str, Any]:
         """Return all that decides a spectrum beside the tokens."""
@@ -228,6 +244,8 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     if isinstance(spec.source, EmbeddedSource):
         passages = PACKAGE / "datasets" / "embedded" / f"{spec.source.collection}.jsonl"
         source["content"] = content_hash(passages)
+    if isinstance(spec.source, PublishedSource):
+        return {"kind": "published", "content": content_hash(spec.source.folder)}
     if isinstance(spec.source, FilesSource):
         source["responses"] = {r: content_hash(f) for r, f in spec.source.responses.items()}
         source["controls"] = {

@@ -61,6 +61,18 @@ SPECTRA = Table(
 FAILURES = Table(
     "failures", {**_SAMPLE, "reason": pl.String, "detail": pl.String}, (*_CELL_KEY, "row")
 )
+AUDIT = Table(
+    "audit",
+    {
+        "dataset": pl.String,
+        "response": pl.String,
+        "control": pl.String,
+        "model": pl.String,  # whose tokens are counted; empty for what is seen in the text alone
+        "measure": pl.String,
+        "value": pl.Float64,
+    },
+    ("dataset", "response", "control", "model", "measure"),
+)
 METRICS = Table(
     "metrics",
     {
@@ -229,10 +241,25 @@ FINDINGS = Table(
     },
     ("claim", "part", "variant", "model", "versus", "dataset", "control", "projection"),
 )
+COMPARISON = Table(
+    "comparison",
+    {
+        **_CELL,
+        **_PLACE,
+        "depth": pl.Float64,
+        "metric": pl.String,
+        # means of the curve, and (ours - theirs) / theirs
+        "ours": pl.Float64,
+        "theirs": pl.Float64,
+        "relative_difference": pl.Float64,
+    },
+    (*_CELL_KEY, "projection", "metric", "layer"),
+)
 TABLES = {
     t.name: t
     for t in (
         DATASET,
+        AUDIT,
         SPECTRA,
         FAILURES,
         METRICS,
@@ -245,6 +272,7 @@ TABLES = {
         ESTIMATES,
         DISCRIMINATION,
         FINDINGS,
+        COMPARISON,
     )
 }
 

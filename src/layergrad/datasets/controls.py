@@ -13,15 +13,38 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
+
+import sentencex
 
 from layergrad.datasets import answers
 from layergrad.datasets.pool import Pool, Sample, generator
-from layergrad.datasets.sentences import Line, is_content, parse, plain, render, sentences, split
+from layergrad.datasets.sentences import (
+    Line,
+    doubled_punctuation,
+    fragments,
+    is_content,
+    parse,
+    plain,
+    render,
+    sentences,
+)
 from layergrad.errors import UserError
 
 # Of so many sentences drawn at random, the one nearest in length to the one it replaces is taken:
 # the length of a response then stays about the same (its mean within 5 %), and choice remains.
 DRAWS = 16
+
+
+class Candidate(NamedTuple):
+    """A sentence that may be drawn, and the forms by which a copy of it is known."""
+
+    sentence: str
+    forms: frozenset[str]
+
+
+def _forms(sentence: str) -> frozenset[str]:
+    return frozenset({plain(sentence), *fragments(sentence)})
 
 
 class Bank:
@@ -38,7 +61,7 @@ class Bank:
     def __init__(self, pool: Pool, seed: int):
         self.pool = pool
         self.seed = seed
-        self._parsed: dict[str, dict[tuple[str, str], list[tuple[str, str]]]] = {}
+        self._parsed: dict[str, dict[tuple[str, str], list[Candidate]]] = {}
         self._whole: dict[str, dict[str, list[str]]] = {}
 
     def drawer(self, control: str, sample: Sample, response: str) -> random.Random:
@@ -46,14 +69,17 @@ class Bank:
         return generator(self.seed, control, sample.sample_id, response)
 
     def own(self, sample: Sample) -> set[str]:
-        """Return the sentences of all responses of a sample, in plain form."""
-        return {plain(s) for text in sample.responses.values() for s in sentences(text)}
+        """Return the forms of every sentence of all responses of a sample."""
+        texts = sample.responses.values()
+        return {form for text in texts for s in sentences(text) for form in _forms(s)}.union(
+            *map(fragments, texts)
+        )
 
     def wrong_answer(self, sample: Sample) -> str | None:
         """Return an answer that is not the right one: the same for all responses of a sample.
 
         The opposite of a yes or no, another of the options that the instruction offers, else the
-        differing answer of another sample; None where a sample has no answer.
+        differing answer of another sample, about as long; None where a sample has no answer.
 
         Raises
         ------
@@ -73,7 +99,9 @@ class Bank:
                 f"{self.pool.dataset}: every sample has the answer {right!r}, so no wrong one can "
                 "be taken from another sample; use a source with more rows"
             )
-        return generator(self.seed, "answer", sample.sample_id).choice(others)
+        rng = generator(self.seed, "answer", sample.sample_id)
+        drawn = rng.sample(others, min(len(others), DRAWS))
+        return min(drawn, key=lambda answer: abs(len(answer) - len(right)))
 
     @cached_property
     def answers(self) -> list[str]:
@@ -100,8 +128,8 @@ class Bank:
             self._whole[response] = found
         return self._whole[response]
 
-    def candidates(self, response: str, kind: str, place: str) -> list[tuple[str, str]]:
-        """Return (plain form, sentence) of the pool's responses: of one kind of line and place.
+    def candidates(self, response: str, kind: str, place: str) -> list[Candidate]:
+        """Return the sentences of the pool's responses of one kind of line and place.
 
         `place` is ``first``, ``middle`` or ``last`` in its response.
         """
@@ -109,8 +137,8 @@ class Bank:
             self._parsed[response] = self._collect(response)
         return self._parsed[response][kind, place]
 
-    def _collect(self, response: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
-        found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    def _collect(self, response: str) -> dict[tuple[str, str], list[Candidate]]:
+        found: dict[tuple[str, str], dict[str, Candidate]] = defaultdict(dict)
         for sample in self.pool.samples:
             body, _ = answers.split_closing(sample.responses[response])
             lines = parse(body)
@@ -118,10 +146,17 @@ class Bank:
             for k, (i, j) in enumerate(slots):
                 sentence = lines[i].sentences[j]
                 place = _place(k, len(slots))
+                if doubled_punctuation(sentence) or sentence[0] in ",;:.?!":
+                    continue
                 # equal sentences count once, so that common phrases are not drawn more often
-                found[lines[i].kind, place].setdefault(plain(sentence), sentence)
-        return defaultdict(list, {slot: list(texts.items()) for slot, texts in found.items()})
+                candidate = Candidate(sentence, _forms(sentence))
+                kind = _kind(lines[i], sentence)
+                found[kind, place].setdefault(plain(sentence), candidate)
+        return defaultdict(list, {slot: list(texts.values()) for slot, texts in found.items()})
 
+
+# The end of a whole sentence: its full stop, perhaps within quotation marks, brackets or bold.
+_END = re.compile(r"[.!?…][\"'”’)\]*$]*$")  # noqa: RUF001
 
 Control = Callable[[Bank, Sample, str], str]
 
@@ -145,7 +180,7 @@ def irrelevant(bank: Bank, sample: Sample, response: str) -> str:
     owed = 0  # characters by which the mosaic is shorter than the original so far
     for k, (i, j) in enumerate(slots):
         owed += len(lines[i].sentences[j])
-        slot = (lines[i].kind, _place(k, len(slots)))
+        slot = (_kind(lines[i], lines[i].sentences[j]), _place(k, len(slots)))
         lines[i].sentences[j] = _draw(bank, sample, response, slot, owed, used, rng)
         owed -= len(lines[i].sentences[j])
     text = render(lines) + closing
@@ -160,6 +195,11 @@ def _slots(lines: list[Line]) -> list[tuple[int, int]]:
         for j, sentence in enumerate(line.sentences)
         if is_content(sentence)
     ]
+
+
+def _kind(line: Line, sentence: str) -> str:
+    """Return the kind of a sentence's line; prose without an end, as in a list, is a ``phrase``."""
+    return "phrase" if line.kind == "prose" and not _END.search(sentence) else line.kind
 
 
 def _place(k: int, slots: int) -> str:
@@ -183,9 +223,9 @@ def _draw(
         found = bank.candidates(response, *source)
         free = _sampled(found, sample, used, place == "last", rng)
         if free:
-            form, sentence = min(free, key=lambda pair: abs(len(pair[1]) - wanted))
-            used.add(form)
-            return sentence
+            drawn = min(free, key=lambda candidate: abs(len(candidate.sentence) - wanted))
+            used.update(drawn.forms)
+            return drawn.sentence
     raise UserError(
         f"{sample_name(bank, sample)}, response {response!r}: too few sentences of other samples "
         f"for the control `irrelevant` (the source has {len(bank.pool.samples)} rows); use a "
@@ -201,18 +241,19 @@ def _sources(kind: str, place: str) -> list[tuple[str, str]]:
 
 
 def _sampled(
-    found: list[tuple[str, str]],
+    found: list[Candidate],
     sample: Sample,
     used: set[str],
     is_last: bool,
     rng: random.Random,
-) -> list[tuple[str, str]]:
+) -> list[Candidate]:
     """Return up to DRAWS candidates at random; of a long list only a part is looked at first."""
     for looked_at in (min(len(found), 2 * DRAWS), len(found)):
         free = [
             found[i]
             for i in rng.sample(range(len(found)), looked_at)
-            if found[i][0] not in used and not _tells(found[i][1], sample.answer, is_last)
+            if used.isdisjoint(found[i].forms)
+            and not _tells(found[i].sentence, sample.answer, is_last)
         ]
         if free:
             return free[:DRAWS]
@@ -324,8 +365,17 @@ def mosaic_paper(bank: Bank, sample: Sample, response: str) -> str:
 
 
 def whole_sentences(text: str) -> list[str]:
-    """Return the sentences of a text that is not cut at line breaks first."""
-    return [piece.strip() for piece in split(text) if piece.strip()]
+    """Return the sentences of a text as a splitter finds them that takes no notice of lines.
+
+    A piece that does not begin with a letter (a list mark, a formula) belongs to the one before.
+    """
+    pieces: list[str] = []
+    for piece in sentencex.segment("en", text):
+        if pieces and not piece.lstrip()[:1].isalpha():
+            pieces[-1] += piece
+        elif piece.strip():
+            pieces.append(piece)
+    return [piece.strip() for piece in pieces]
 
 
 def sample_name(bank: Bank, sample: Sample) -> str:

@@ -16,10 +16,17 @@ import sentencex
 _MARK = re.compile(r"^\s*(?:(?:#{1,6}|[-*+•>]|\d{1,3}[.)]|[A-Za-z]\))\s+)*")
 # A line that titles those below it: "**Given:**", "**Step 1**", "We know that:".
 _LABEL = re.compile(r"^(?:\*\*[^*]+\*\*|[^.!?]+:(?:\*\*)?)\s*$")
-_FENCE = re.compile(r"^(?:\\\[|\\\]|\$\$|\\(?:begin|end)\{[^}]*\}[^\s\w]*|```\w*)$")
+_FENCE = re.compile(r"^(?:\\\[|\\\]|\$\$|\\(?:begin|end)\{[^}]*\}[^\s\w]*|```\w*|=+ [^=]+ =+)$")
 # A dollar that is money, not the edge of a formula: $20, \\$0.50.
 _MONEY = re.compile(r"\\\$|\$\d[\d,]*(?:\.\d+)?(?![\d$\\^_{A-Za-z])")
 _TITLES = (" Mr.", " Mrs.", " Ms.", " Dr.", " St.", " Prof.")
+_FINE = re.compile(r"\n+|(?<=[.!?])\s+")
+_TELLING = 20  # characters
+_DOUBLED = re.compile(
+    r"[.!?,;:]\s+[,;:!?.](?!\.|\d)"  # a sign, a space, a sign; not an ellipsis or .5
+    r"|[,;:!?][.,;:](?![.\d/])"  # two signs; not ... or ://
+    r"|(?<!\.)\.\.(?!\.)"  # two full stops, not three
+)
 _OPENS = re.compile(r"\\\[|\\begin\{")
 _CLOSES = re.compile(r"\\\]|\\end\{")
 
@@ -81,7 +88,7 @@ def render(lines: list[Line]) -> str:
 
 
 def is_content(sentence: str) -> bool:
-    """Whether a sentence says something: a rule, a fence or a lone bracket belongs to the form."""
+    """Whether a sentence says something: rules, fences and ``== Titles ==`` belong to the form."""
     return any(c.isalnum() for c in sentence) and not _FENCE.match(sentence.strip())
 
 
@@ -111,6 +118,21 @@ def _is_closed(piece: str) -> bool:
     signs = _MONEY.sub("", piece)
     pairs = signs.count("$") % 2 == 0 and signs.count("**") % 2 == 0
     return pairs and signs.count(r"\(") == signs.count(r"\)")
+
+
+def fragments(text: str) -> set[str]:
+    """Return the pieces of a text that tell a copy: cut as finely as other splitters may cut.
+
+    A piece ends at a line break and at every full stop, question or exclamation mark before a
+    space, also within a name (``J. K. Rowling``). Short pieces (``Conclusion:``) tell nothing.
+    """
+    pieces = (piece.strip().rstrip(".") for piece in _FINE.split(text))
+    return {piece for piece in pieces if len(piece) >= _TELLING and is_content(piece)}
+
+
+def doubled_punctuation(text: str) -> bool:
+    """Whether a text has punctuation after punctuation (``. ,``), as careless joining leaves."""
+    return bool(_DOUBLED.search(text))
 
 
 def plain(sentence: str) -> str:
