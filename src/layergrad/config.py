@@ -106,8 +106,15 @@ class RandomModel(Entry):
     seed: int = Field(0, description="Seed of the weights.")
 
 
+class PublishedModel(Entry):
+    """A model of which only statistics are here, as `layergrad import-published` leaves them."""
+
+    kind: Literal["published"] = Field("published", description="Where the numbers come from.")
+    id: str = Field(description="Name under which they were published.")
+
+
 ModelSource = Annotated[
-    HubModel | LocalModel | WheelModel | RandomModel, Field(discriminator="kind")
+    HubModel | LocalModel | WheelModel | RandomModel | PublishedModel, Field(discriminator="kind")
 ]
 
 
@@ -215,8 +222,20 @@ class FilesSource(Entry):
         return tuple(self.responses)
 
 
+class PublishedSource(Entry):
+    """Published statistics instead of instructions and responses: nothing can be extracted."""
+
+    kind: Literal["published"] = Field("published", description="Kind of source.")
+    folder: str = Field(description="Folder of the imported tables of this dataset.")
+    responses: list[Response] = Field(min_length=1, description="Responses that were published.")
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the responses that the source has."""
+        return tuple(self.responses)
+
+
 DatasetSource = Annotated[
-    ReasoningGymSource | EmbeddedSource | FilesSource, Field(discriminator="kind")
+    ReasoningGymSource | EmbeddedSource | FilesSource | PublishedSource, Field(discriminator="kind")
 ]
 
 

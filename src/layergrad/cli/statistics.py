@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layergrad.cli.app import app
+
+if TYPE_CHECKING:
+    import polars as pl
 
 StudyOption = Annotated[Path, typer.Option(help="Configuration of the study.")]
 KeyOption = Annotated[str | None, typer.Option(help="Key the caller expects.")]
@@ -54,3 +57,57 @@ def collect(
     plan = Plan(load_study(study))
     check_key("tables of the study", plan.tables_key, key)
     write_study(plan, [*(inputs or []), *(more_inputs or [])], output_dir)
+
+
+@app.command()
+def import_published(
+    folder: Annotated[Path, typer.Argument(help="Folder of the published *.jsonl files.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder for tables and study.json.")] = Path(
+        "data/raw/published"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Model of files that lie in no folder named after one.")
+    ] = None,
+) -> None:
+    """Import the statistics that the paper's authors publish, as a study of their own."""
+    from layergrad.statistics.published import import_published as write_published
+
+    path = write_published(folder, output_dir, model)
+    print(
+        f"the study of these statistics is {path}; for its report, without a model or a GPU:\n"
+        f"  snakemake --cores 2 --configfile {path}"
+    )
+
+
+@app.command()
+def compare(
+    ours: Annotated[Path, typer.Argument(help="Table of curves, or data/statistics.")],
+    theirs: Annotated[Path, typer.Argument(help="The same of the other study.")],
+    output: Annotated[Path, typer.Option(help="Table to write: .parquet or .csv.")] = Path(
+        "comparison.csv"
+    ),
+    same: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS: models that are the same.")
+    ] = None,
+) -> None:
+    """Set the curves of a study beside those of another, layer by layer."""
+    from layergrad.errors import UserError
+    from layergrad.statistics.compare import compare as write_comparison
+    from layergrad.statistics.compare import summary
+
+    pairs = [pair.partition("=") for pair in same or []]
+    if any(not (one and other) for one, _, other in pairs):
+        raise UserError("--same: write OURS=THEIRS, the names of one model in both studies")
+    compared = write_comparison(ours, theirs, output, {one: other for one, _, other in pairs})
+    _print_frame("Relative difference, (ours - theirs) / theirs", summary(compared))
+    print(f"by layer: {output}")
+
+
+def _print_frame(title: str, frame: pl.DataFrame) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*frame.columns, title=title)
+    for row in frame.iter_rows():
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row))
+    Console().print(table)

@@ -27,10 +27,8 @@ class MeasuredCell:
     ----------
     response, control
         Which cell of the pair.
-    metrics
-        Wide table of the metrics, one row a sample, layer and projection.
     values
-        The same as an array; None in an empty cell.
+        The metrics; None in an empty cell.
     claim
         The metric of the claims, and the same with the sum loss.
     samples, failures
@@ -48,7 +46,8 @@ class MeasuredCell:
 def read_index(plan: Plan, model: str, dataset: str, index: Path) -> list[dict[str, Any]]:
     """Return the cells of an index, sorted, checked to be those of the study.
 
-    A cell names its table ``spectra``, or ``metrics`` where only metrics were published.
+    The file ``spectra`` of a cell is a table SPECTRA, or METRICS where only those were published
+    (``"table": "metrics"``).
     """
     content = read_json(index)
     if content is None:
@@ -61,15 +60,15 @@ def read_index(plan: Plan, model: str, dataset: str, index: Path) -> list[dict[s
         )
     cells = sorted(content["cells"], key=lambda c: (c["response"], c["control"]))
     for cell in cells:
-        for path in (_table_of(cell), cell["failures"]):
+        for path in (cell["spectra"], cell["failures"]):
             if not Path(path).exists():
                 raise UserError(
                     f"{path}: listed in {index} but missing; run `dvc pull`, or delete the "
                     "index and run the workflow again"
                 )
-        if digest(_table_of(cell), "sha256") != cell["sha256"]:
+        if digest(cell["spectra"], "sha256") != cell["sha256"]:
             raise UserError(
-                f"{_table_of(cell)}: was changed after it was listed in {index}; delete both and "
+                f"{cell['spectra']}: was changed after it was listed in {index}; delete both and "
                 "run the workflow again"
             )
     return cells
@@ -89,10 +88,10 @@ def measure_cells(
         failures = read_table(cell["failures"], FAILURES)
         if samples.height != cell["samples"] or failures.height != cell["failed"]:
             raise UserError(
-                f"{_table_of(cell)}: holds {samples.height} samples, {failures.height} failures, "
+                f"{cell['spectra']}: holds {samples.height} samples, {failures.height} failures, "
                 f"its index says {cell['samples']} and {cell['failed']}; delete it and run again"
             )
-        where, full = _table_of(cell), frame.height > 0
+        where, full = cell["spectra"], frame.height > 0
         measured = MeasuredCell(
             cell["response"],
             cell["control"],
@@ -113,8 +112,8 @@ def _measure(plan: Plan, cell: dict[str, Any]) -> pl.DataFrame:
     settings = plan.study.statistics
     names = [*settings.metrics, settings.claim_metric, _sum_loss(settings.claim_metric)]
     names = list({label(name): name for name in names}.values())
-    if "metrics" in cell:
-        return _published(cell["metrics"], [label(name) for name in names])
+    if cell.get("table") == "metrics":
+        return _published(cell["spectra"], [label(name) for name in names])
     spectra = scan_table([cell["spectra"]], SPECTRA)
     return measure(spectra, names, plan.study.extraction.reduction)
 
@@ -132,10 +131,6 @@ def _published(path: str, metrics: list[str]) -> pl.DataFrame:
     wide = table.pivot("metric", index=KEYS, values="value")
     absent = [pl.lit(None, pl.Float64).alias(m) for m in metrics if m not in wide.columns]
     return wide.with_columns(absent).select(*KEYS, *metrics).sort("row", "layer", "projection")
-
-
-def _table_of(cell: dict[str, Any]) -> str:
-    return cell["metrics"] if "metrics" in cell else cell["spectra"]
 
 
 def _sum_loss(name: str) -> str:

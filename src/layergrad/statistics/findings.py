@@ -106,9 +106,9 @@ class Row:
     variant: str
     statement: str
     model: str
-    dataset: str
-    projection: str
-    contrast: str
+    dataset: str | None
+    projection: str | None
+    contrast: str | None
     effect_name: str
     effect: Effect
     direction: Literal["greater", "less"] = "greater"
@@ -116,6 +116,22 @@ class Row:
     versus: str | None = None
     control: str = CORRECT
     note: str = ""
+
+
+STATEMENTS = {
+    1: "Fast thinking gives larger gradients than slow thinking",
+    2: "Fast thinking gives larger differences across layers (MAD) than slow thinking",
+    3: "Fast thinking enlarges gradients less in base than in instruct models",
+    4: "Gradients of slow thinking tell wrong responses better than those of fast thinking",
+    5: "Instruct models tell wrong responses of slow thinking no better than base ones",
+    6: "Shorter responses of knowledge enlarge gradients less than fast thinking does",
+}
+EARLY = "The excess of MAD of fast thinking is largest in the early layers"
+SLOW_TELLS = {
+    "slow": "Gradients of slow thinking tell wrong responses from correct ones",
+    "fast": "Gradients of fast thinking do not tell wrong responses from correct ones",
+    "both": STATEMENTS[4],
+}
 
 
 class Claims:
@@ -145,12 +161,27 @@ class Claims:
 
     def rows(self) -> Iterator[Row]:
         """Yield the tests of all claims, in their order."""
-        yield from self._fast_is_larger()
-        yield from self._fast_varies_more()
-        yield from self._base_is_less_affected()
-        yield from self._slow_tells()
-        yield from self._instruct_tells_no_better()
-        yield from self._length_is_not_thinking()
+        claims = (
+            self._fast_is_larger,
+            self._fast_varies_more,
+            self._base_is_less_affected,
+            self._slow_tells,
+            self._instruct_tells_no_better,
+            self._length_is_not_thinking,
+        )
+        for number, claim in enumerate(claims, 1):
+            rows = list(claim())
+            yield from rows or self._without_datasets(number)
+
+    def _without_datasets(self, claim: int) -> Iterator[Row]:
+        """Yield a row a model for a claim about datasets that the study does not have."""
+        task = "knowledge" if claim == 6 else "reasoning"
+        missing = Effect(None, 0, None, f"no {task} dataset in the study")
+        for model in self.study.models:
+            statement, effect_name = STATEMENTS[claim], "none"
+            yield Row(
+                claim, "size", "raw", statement, model.name, None, None, None, effect_name, missing
+            )
 
     def _get(
         self,
@@ -163,7 +194,7 @@ class Claims:
         projection: str,
     ) -> Effect:
         key = (model, dataset, name, contrast, control, variant, projection)
-        missing = Effect(None, 0, None, f"{projection} was not measured for {contrast}.{control}")
+        missing = Effect(None, 0, None, f"the study has no {contrast} with control {control}")
         return self.effects.get(key, missing)
 
     def _contrast(self, dataset: DatasetSpec) -> str:
@@ -177,22 +208,20 @@ class Claims:
                 "size",
                 "size",
                 variant,
-                "Fast thinking gives larger gradients than slow thinking",
+                STATEMENTS[1],
                 "log ratio",
             )
 
     def _fast_varies_more(self) -> Iterator[Row]:
-        statement = "Fast thinking gives larger differences across layers (MAD) than slow thinking"
-        early = "The excess of MAD of fast thinking is largest in the early layers"
         for variant in ("raw", "sum_loss", "log_tokens", "equal_tokens", "relative"):
             effect = {
                 "log_tokens": "log ratio of MAD",
                 "relative": "difference of relative MAD",
             }.get(variant, "difference of MAD")
-            yield from self._within(2, "all", "mad", variant, statement, effect)
+            yield from self._within(2, "all", "mad", variant, STATEMENTS[2], effect)
         for variant in ("raw", "sum_loss", "equal_tokens"):
             effect = "difference of MAD, early minus the rest"
-            yield from self._within(2, "early", "mad_early", variant, early, effect)
+            yield from self._within(2, "early", "mad_early", variant, EARLY, effect)
 
     def _within(
         self, claim: int, part: str, name: str, variant: str, statement: str, effect_name: str
@@ -213,7 +242,6 @@ class Claims:
             )
 
     def _base_is_less_affected(self) -> Iterator[Row]:
-        statement = "Fast thinking enlarges gradients less in base than in instruct models"
         for base, instruct, note in self._pairs():
             for dataset in self.reasoning:
                 contrast = self._contrast(dataset)
@@ -223,7 +251,7 @@ class Claims:
                         3,
                         "size",
                         "raw",
-                        statement,
+                        STATEMENTS[3],
                         instruct or base,
                         dataset.name,
                         projection,
@@ -279,7 +307,6 @@ class Claims:
                     )
 
     def _instruct_tells_no_better(self) -> Iterator[Row]:
-        statement = "Instruct models tell wrong responses of slow thinking no better than base ones"
         for variant in ("classifier", "metric"):
             for base, instruct, note in self._pairs():
                 for dataset in self.reasoning:
@@ -291,7 +318,7 @@ class Claims:
                                 5,
                                 "slow",
                                 variant,
-                                statement,
+                                STATEMENTS[5],
                                 instruct or base,
                                 dataset.name,
                                 projection,
@@ -306,7 +333,6 @@ class Claims:
                             )
 
     def _length_is_not_thinking(self) -> Iterator[Row]:
-        statement = "Shorter responses of knowledge enlarge gradients less than fast thinking does"
         for variant in ("raw", "per_log_token"):
             for model, dataset, projection in self._places(self.knowledge):
                 contrast = self._contrast(dataset)
@@ -323,7 +349,7 @@ class Claims:
                     6,
                     "size",
                     variant,
-                    statement,
+                    STATEMENTS[6],
                     model.name,
                     dataset.name,
                     projection,
@@ -358,7 +384,8 @@ class Claims:
                     yield model, dataset, projection
 
     def _wrong(self, dataset: DatasetSpec) -> list[str]:
-        return [c for c in self.study.controls_of(dataset) if c != CORRECT]
+        """Return the wrong controls; the paper's, not testable, where a dataset has none."""
+        return [c for c in self.study.controls_of(dataset) if c != CORRECT] or ["irrelevant"]
 
     def _wrong_places(self) -> Iterator[tuple]:
         for model, dataset, projection in self._places(self.reasoning):
@@ -387,13 +414,6 @@ class Claims:
         if instruct is None or base is None:
             return Effect(None, 0, None, why)
         return self._get(instruct, *place) - self._get(base, *place)
-
-
-SLOW_TELLS = {
-    "slow": "Gradients of slow thinking tell wrong responses from correct ones",
-    "fast": "Gradients of fast thinking do not tell wrong responses from correct ones",
-    "both": "Gradients of slow thinking tell wrong responses better than those of fast thinking",
-}
 
 
 def thinking(responses: Iterable[str]) -> list[str]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from pathlib import Path
 
 import polars as pl
 
+from layergrad.config import load_study
 from layergrad.errors import UserError
 from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
-from layergrad.provenance import digest, read_provenance, versions
+from layergrad.provenance import digest, read_provenance, recorded_key, versions
 from layergrad.statistics.findings import findings
 from layergrad.statistics.metrics import rounded
-from layergrad.tables import ESTIMATES, FINDINGS, TABLES, read_table, write_parts, write_table
+from layergrad.tables import (
+    ESTIMATES,
+    FINDINGS,
+    TABLES,
+    read_table,
+    scan_table,
+    write_parts,
+    write_table,
+)
 
 
 def collect(plan: Plan, inputs: list[Path] | None, output_dir: Path) -> None:
@@ -78,3 +89,35 @@ def pair_folders(plan: Plan, inputs: list[Path] | None) -> dict[tuple[str, str],
         names = ", ".join(f"{model}/{dataset}" for model, dataset in missing)
         raise UserError(f"no statistics among the inputs for {names}; run `layergrad aggregate`")
     return folders
+
+
+def load_table(
+    table: str, study: str | Path, root: str | Path, lazy: bool
+) -> pl.DataFrame | pl.LazyFrame:
+    """Return a table of a study's results; see :func:`layergrad.load`."""
+    with contextlib.chdir(root):
+        plan = Plan(load_study(study))
+        files = _files_of(plan, table)
+        for file, key in files.items():
+            recorded = recorded_key(file)
+            if recorded != key:
+                state = "missing" if recorded is None else f"of another study (key {recorded})"
+                raise UserError(f"{Path(file).absolute()}: {state}; run `snakemake` first")
+        paths = [Path(file).absolute() for file in files]
+    frame = scan_table(paths, TABLES[table])
+    return frame if lazy else frame.collect()
+
+
+def _files_of(plan: Plan, table: str) -> dict[str, str]:
+    """Return the files of a table and the key that each must record."""
+    if table in STUDY_TABLES:
+        return {f"data/statistics/{table}.parquet": plan.tables_key}
+    if table in PAIR_TABLES:
+        return {
+            plan.statistics_file(*pair, table): plan.statistics_key(*pair)
+            for pair in sorted(plan.pairs)
+        }
+    known = dict.fromkeys([*PAIR_TABLES, *STUDY_TABLES])
+    near = difflib.get_close_matches(table, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    raise UserError(f"no table {table!r}; {hint}")
