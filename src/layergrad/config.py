@@ -213,6 +213,7 @@ class FilesSource(Entry):
         description="Ready-made wrong responses: control -> response -> file with the same rows.",
     )
     columns: Columns = Field(default_factory=Columns, description="Names of the columns.")
+    obtain: str = Field("", description="How to get the files; shown when one is missing.")
     checks: dict[str, int] = Field(
         default_factory=dict, description="Expected counts: `rows` stops a study on other data."
     )

@@ -247,12 +247,24 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     if isinstance(spec.source, PublishedSource):
         return {"kind": "published", "content": content_hash(spec.source.folder)}
     if isinstance(spec.source, FilesSource):
+        _check_files(spec)
+        del source["obtain"]
         source["responses"] = {r: content_hash(f) for r, f in spec.source.responses.items()}
         source["controls"] = {
             control: {r: content_hash(f) for r, f in files.items()}
             for control, files in spec.source.controls.items()
         }
     return source
+
+
+def _check_files(spec: DatasetSpec) -> None:
+    """Refuse a dataset whose files are not there, and say how to get them."""
+    for file in sorted(source_files(spec)):
+        if not Path(file).exists() and not Path(f"{file}.dvc").exists():
+            how = f"get it with `{spec.source.obtain}`" if spec.source.obtain else "check the path"
+            raise UserError(
+                f"{spec.name}: {file}: no such file; {how} (`dvc pull` if it was imported before)"
+            )
 
 
 def check_key(what: str, planned: str, expected: str | None) -> None:

@@ -68,7 +68,7 @@ def test_defects_are_counted():
     correct = measured(frame, "simplified", "correct")
     assert correct["doubled_punctuation"] == 0
     assert correct["line_breaks"] == pytest.approx(4 / 3, abs=1e-6)
-    assert correct["words"] == 12
+    assert correct["words"] == 13
     assert "same_answer" not in correct
 
 
