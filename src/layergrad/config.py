@@ -223,6 +223,46 @@ class FilesSource(Entry):
         return tuple(self.responses)
 
 
+class HubDataSource(Entry):
+    """A data set of the Hugging Face hub, or a local folder in the hub's format."""
+
+    kind: Literal["hub"] = Field("hub", description="Kind of source.")
+    id: str = Field(description="Repository on the hub, `owner/name`, or a local folder.")
+    config: str | None = Field(None, description="Configuration (subset) of the data set.")
+    split: str = Field("train", description="Split.")
+    revision: str | None = Field(
+        None, description="Commit; required for the hub, so that the study can be repeated."
+    )
+    mapping: Literal[
+        "gsm8k", "aqua", "strategyqa", "ecqa", "creak", "comve", "math", "wikipedia"
+    ] = Field(description="How a row becomes an instruction and its responses.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Column that the mapping reads -> column of the data set."
+    )
+    rows: int | None = Field(None, ge=2, description="At most so many rows, the first; null: all.")
+    streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
+    titles: str | None = Field(
+        None, description="Wikipedia: file of the titles to take, one a line, views after a tab."
+    )
+    min_views: int | None = Field(None, ge=0, description="Wikipedia: fewest page views.")
+    max_views: int | None = Field(None, ge=0, description="Wikipedia: most page views.")
+
+    def offers(self) -> tuple[str, ...]:
+        """Return the responses that the source has."""
+        if self.mapping == "wikipedia":
+            return ("len100", "len500", "len1000")
+        return ("simplified",) if self.mapping == "math" else ("none", "simplified")
+
+    @model_validator(mode="after")
+    def _check(self) -> HubDataSource:
+        if self.revision is None and not Path(self.id).is_dir():
+            raise ValueError(f"{self.id}: give the revision (a commit), or a local folder")
+        chosen = (self.titles, self.min_views, self.max_views)
+        if self.mapping != "wikipedia" and any(choice is not None for choice in chosen):
+            raise ValueError("titles, min_views and max_views are for the mapping `wikipedia`")
+        return self
+
+
 class PublishedSource(Entry):
     """Published statistics instead of instructions and responses: nothing can be extracted."""
 
@@ -236,7 +276,8 @@ class PublishedSource(Entry):
 
 
 DatasetSource = Annotated[
-    ReasoningGymSource | EmbeddedSource | FilesSource | PublishedSource, Field(discriminator="kind")
+    ReasoningGymSource | EmbeddedSource | FilesSource | HubDataSource | PublishedSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -252,6 +293,11 @@ class DatasetSpec(Entry):
     )
     source: DatasetSource = Field(description="Where the rows come from.")
     responses: list[Slug] = Field(min_length=1, description="Responses to study, fast to slow.")
+    added: dict[Slug, str] = Field(
+        default_factory=dict,
+        description="More responses: name -> file with the same instructions, such as a teacher's "
+        "answers; instructions that it lacks are left out.",
+    )
     controls: list[Slug] | None = Field(
         None, description="Controls of this dataset; null: the study's."
     )
@@ -259,11 +305,11 @@ class DatasetSpec(Entry):
 
     @model_validator(mode="after")
     def _offered(self) -> DatasetSpec:
+        offered = (*self.source.offers(), *self.added)
         for response in self.responses:
-            if response not in self.source.offers():
+            if response not in offered:
                 raise ValueError(
-                    f"{self.name}: unknown response {response!r}; "
-                    + _hint(response, self.source.offers())
+                    f"{self.name}: unknown response {response!r}; {_hint(response, offered)}"
                 )
         return self
 

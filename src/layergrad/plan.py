@@ -17,6 +17,7 @@ from layergrad.config import (
     DatasetSpec,
     EmbeddedSource,
     FilesSource,
+    HubDataSource,
     LocalModel,
     ModelSpec,
     PublishedSource,
@@ -232,28 +233,38 @@ def model_source(spec: ModelSpec) -> dict[str, Any]:
 
 def source_files(spec: DatasetSpec) -> set[str]:
     """Return the local files that a dataset is built from."""
-    if not isinstance(spec.source, FilesSource):
-        return set()
-    controls = spec.source.controls.values()
-    return {*spec.source.responses.values(), *(f for files in controls for f in files.values())}
+    files = set(spec.added.values())
+    if isinstance(spec.source, HubDataSource) and spec.source.titles:
+        files.add(spec.source.titles)
+    if isinstance(spec.source, FilesSource):
+        groups = (spec.source.responses, *spec.source.controls.values())
+        files.update(file for group in groups for file in group.values())
+    return files
 
 
 def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     """Return what decides a dataset's rows: for local files their content, not their names."""
+    _check_files(spec)
     source = spec.source.model_dump(mode="json")
+    if isinstance(spec.source, HubDataSource):
+        if Path(spec.source.id).is_dir():
+            source["id"] = content_hash(spec.source.id)
+        if spec.source.titles:
+            source["titles"] = content_hash(spec.source.titles)
     if isinstance(spec.source, EmbeddedSource):
         passages = PACKAGE / "datasets" / "embedded" / f"{spec.source.collection}.jsonl"
         source["content"] = content_hash(passages)
     if isinstance(spec.source, PublishedSource):
         return {"kind": "published", "content": content_hash(spec.source.folder)}
     if isinstance(spec.source, FilesSource):
-        _check_files(spec)
         del source["obtain"]
         source["responses"] = {r: content_hash(f) for r, f in spec.source.responses.items()}
         source["controls"] = {
             control: {r: content_hash(f) for r, f in files.items()}
             for control, files in spec.source.controls.items()
         }
+    if spec.added:
+        source["added"] = {r: content_hash(f) for r, f in spec.added.items()}
     return source
 
 
@@ -261,7 +272,10 @@ def _check_files(spec: DatasetSpec) -> None:
     """Refuse a dataset whose files are not there, and say how to get them."""
     for file in sorted(source_files(spec)):
         if not Path(file).exists() and not Path(f"{file}.dvc").exists():
-            how = f"get it with `{spec.source.obtain}`" if spec.source.obtain else "check the path"
+            obtain = getattr(spec.source, "obtain", "")
+            how = f"get it with `{obtain}`" if obtain else "check the path"
+            if file in spec.added.values():
+                how = "write it with `layergrad teach`, or check the path"
             raise UserError(
                 f"{spec.name}: {file}: no such file; {how} (`dvc pull` if it was imported before)"
             )

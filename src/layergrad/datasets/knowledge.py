@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from layergrad.config import EmbeddedSource
 from layergrad.datasets.pool import Pool, Row, make_pool
@@ -40,14 +41,15 @@ def cut_all(text: str, where: str) -> dict[str, str]:
     return {response: cut(text, characters) for response, characters in LENGTHS.items()}
 
 
-def cut(text: str, characters: int) -> str:
-    """Return the text up to the first sentence end at which it has at least `characters`."""
+def cut(text: str, least: int, unit: Literal["characters", "words"] = "characters") -> str:
+    """Return the text up to the first sentence end at which it has at least so many units."""
     length = 0
     for line in parse(text):
         length += len(line.mark)
         for sentence, gap in zip(line.sentences, line.gaps, strict=True):
             length += len(sentence)
-            if length >= characters and sentence:
+            size = length if unit == "characters" else len(text[:length].split())
+            if size >= least and sentence:
                 return text[:length]
             length += len(gap)
         length += 1  # the line break

@@ -1,0 +1,237 @@
+"""Data sets in the hub's format are read by `datasets` and mapped to instructions and responses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from layergrad.config import DatasetSpec, HubDataSource, resolve_study
+from layergrad.datasets.sources import load_pool
+from layergrad.errors import UserError
+from layergrad.plan import Plan
+from tests.unit.test_datasets_build import MODEL
+
+WORDS = "Alpha beta gamma delta epsilon zeta eta theta iota kappa. "  # ten words
+
+ROWS = {
+    "gsm8k": [
+        {"question": "How many?", "answer": "She has 2*3=<<2*3=6>>6 eggs.\n#### 6"},
+        {"question": "How much?", "answer": "It is 1,200 in all.\n#### 1,200"},
+    ],
+    "aqua": [
+        {"question": "Sum?", "options": ["A)21", "B)22"], "rationale": "10+11=21", "correct": "A"},
+        {"question": "Odd?", "options": ["A)3", "B)4"], "rationale": " ", "correct": "A"},
+    ],
+    "strategyqa": [
+        {"question": "Is it so?", "answer": True, "facts": "It is known."},
+        {"question": "Was it so?", "answer": False, "facts": "It was not known."},
+    ],
+    "ecqa": [
+        {
+            "q_text": "Where is it?",
+            **{f"q_op{i}": f"place {i}" for i in range(1, 6)},
+            "q_ans": "place 3",
+            "taskB": "It is there because of this.",
+        }
+    ],
+    "creak": [
+        {"sentence": "A hill is a person.", "label": "false", "explanation": "It is a hill."}
+    ],
+    "comve": [
+        {"sent0": "He ate a stone.", "sent1": "He ate.", "label": 0, "reason": "Stones are hard."}
+    ],
+    "math": [{"problem": "Find $x$.", "solution": "We see $x=\\boxed{4}$.", "level": "1"}],
+    "wikipedia": [
+        {"title": "Long", "text": WORDS * 120, "views": 900},
+        {"title": "Middle", "text": WORDS * 60, "views": 50},
+        {"title": "Short", "text": WORDS * 15, "views": 3},
+        {"title": "Tiny", "text": WORDS, "views": 1},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def folder(tmp_path, rows, config="main"):
+    """Write a data set as the hub stores it: files, and a card that lists them."""
+    (tmp_path / "set").mkdir()
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "set" / "train.jsonl").write_text(lines)
+    card = f"---\nconfigs:\n- config_name: {config}\n  data_files:\n  - split: train\n"
+    (tmp_path / "set" / "README.md").write_text(f"{card}    path: train.jsonl\n---\n")
+    return str(tmp_path / "set")
+
+
+def pool(tmp_path, mapping, responses, **options):
+    where = folder(tmp_path, ROWS[mapping])
+    source = HubDataSource(id=where, config="main", mapping=mapping, **options)
+    return load_pool(DatasetSpec(name="d", source=source, responses=responses))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "instruction", "none", "simplified"),
+    [
+        ("gsm8k", "How many?", "6", "She has 2*3=6 eggs.\nThe final answer is 6"),
+        (
+            "aqua",
+            "Sum?\nOptions:\n(A) 21\n(B) 22",
+            "(A)",
+            "10+11=21\nThe final answer is (A)",
+        ),
+        ("strategyqa", "Is it so?", "yes", "It is known.\nThe final answer is yes"),
+        (
+            "ecqa",
+            "Where is it?\nOptions:\n- place 1\n- place 2\n- place 3\n- place 4\n- place 5",
+            "place 3",
+            "It is there because of this.\nThe final answer is place 3",
+        ),
+        (
+            "creak",
+            'Is the following claim true or false?\n"A hill is a person."',
+            "false",
+            "It is a hill.\nThe final answer is false",
+        ),
+        (
+            "comve",
+            "Which of the following two sentences does not make sense?\nOptions:\n"
+            '- Sentence A: "He ate a stone."\n- Sentence B: "He ate."',
+            "Sentence A",
+            "Stones are hard.\nThe final answer is Sentence A",
+        ),
+    ],
+)
+def test_rows_are_mapped(tmp_path, mapping, instruction, none, simplified):
+    sample = pool(tmp_path, mapping, ["none", "simplified"]).samples[0]
+    assert sample.instruction == instruction
+    assert sample.responses == {"none": none, "simplified": simplified}
+    assert sample.answer == none
+
+
+def test_math_has_its_solution_and_boxed_answer(tmp_path):
+    (sample,) = pool(tmp_path, "math", ["simplified"]).samples
+    assert sample.responses == {"simplified": "We see $x=\\boxed{4}$."}
+    assert sample.answer == "4"
+
+
+def test_rows_that_cannot_be_mapped_are_counted(tmp_path):
+    found = pool(tmp_path, "aqua", ["none", "simplified"])
+    assert len(found.samples) == 1
+    assert found.refused == {"no explanation": 1}
+
+
+def test_articles_are_cut_by_words_and_short_ones_left_out(tmp_path):
+    found = pool(tmp_path, "wikipedia", ["len100", "len500", "len1000"])
+    assert [s.instruction for s in found.samples] == ["Tell me about Long."]
+    assert {r: len(t.split()) for r, t in found.samples[0].responses.items()} == {
+        "len100": 100,
+        "len500": 500,
+        "len1000": 1000,
+    }
+    assert found.refused == {
+        "shorter than the shortest response": 1,
+        "there is no response 'len500'": 1,
+        "there is no response 'len1000'": 1,
+    }
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_articles_are_chosen_by_views(tmp_path, streaming):
+    found = pool(tmp_path, "wikipedia", ["len100"], max_views=60, streaming=streaming)
+    assert [s.instruction for s in found.samples] == [
+        "Tell me about Middle.",
+        "Tell me about Short.",
+    ]
+
+
+def test_articles_are_chosen_by_title(tmp_path):
+    titles = tmp_path / "titles.txt"
+    titles.write_text("Long\t900\nAbsent\t20\n")
+    found = pool(tmp_path, "wikipedia", ["len100"], titles=str(titles))
+    assert [s.instruction for s in found.samples] == ["Tell me about Long."]
+    assert found.refused == {"a wanted title is not in the data set": 1}
+
+
+def test_columns_can_be_renamed(tmp_path):
+    where = folder(tmp_path, [{"q": "How many?", "a": "Three.\n#### 3"}])
+    columns = {"question": "q", "answer": "a"}
+    source = HubDataSource(id=where, config="main", mapping="gsm8k", columns=columns)
+    found = load_pool(DatasetSpec(name="d", source=source, responses=["none"]))
+    assert found.samples[0].responses["none"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": "other"}, r"BuilderConfig 'other' not found"),
+        ({"split": "tst"}, r"Unknown split \"tst\""),
+        ({"mapping": "aqua"}, r"has no column 'options' \(it has question, answer\)"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, changes, message):
+    where = folder(tmp_path, ROWS["gsm8k"])
+    source = HubDataSource(**{"id": where, "config": "main", "mapping": "gsm8k", **changes})
+    with pytest.raises(UserError, match=message):
+        load_pool(DatasetSpec(name="d", source=source, responses=["none"]))
+
+
+def test_an_unreachable_hub_is_a_message(monkeypatch):
+    import datasets
+
+    def refuse(*args, **options):
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    source = HubDataSource(id="owner/name", revision="0" * 40, mapping="gsm8k")
+    with pytest.raises(UserError, match="go online, set HF_ENDPOINT"):
+        load_pool(DatasetSpec(name="d", source=source, responses=["none"]))
+
+
+def test_a_hub_source_needs_a_revision():
+    with pytest.raises(ValidationError, match="give the revision"):
+        HubDataSource(id="owner/name", mapping="gsm8k")
+
+
+# ------------------------------------------------------------------------------ added responses
+
+
+def test_added_responses_are_matched_and_incomplete_rows_left_out(tmp_path):
+    added = tmp_path / "detailed.jsonl"
+    added.write_text(
+        json.dumps({"instruction": "How many?", "output": "Long.\nThe final answer is 6"})
+    )
+    where = folder(tmp_path, ROWS["gsm8k"])
+    source = HubDataSource(id=where, config="main", mapping="gsm8k")
+    responses = ["none", "simplified", "detailed"]
+    spec = DatasetSpec(name="d", source=source, responses=responses, added={"detailed": str(added)})
+    found = load_pool(spec)
+    assert len(found.samples) == 1
+    assert found.samples[0].responses["detailed"].startswith("Long.")
+    assert found.refused == {"there is no response 'detailed'": 1}
+
+    study = resolve_study({"models": [MODEL], "datasets": [spec.model_dump(mode="json")]})
+    before = Plan(study).dataset_key("d")
+    added.write_text(json.dumps({"instruction": "How many?", "output": "Other."}))
+    assert Plan(study).dataset_key("d") != before
+    added.unlink()
+    with pytest.raises(UserError, match="layergrad teach"):
+        Plan(study).dataset_key("d")
+
+
+def test_content_of_a_local_folder_decides_the_key(tmp_path):
+    where = folder(tmp_path, ROWS["gsm8k"])
+    dataset = {
+        "name": "d",
+        "source": {"kind": "hub", "id": where, "config": "main", "mapping": "gsm8k"},
+        "responses": ["none"],
+    }
+    study = resolve_study({"models": [MODEL], "datasets": [dataset]})
+    before = Plan(study).dataset_key("d")
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(ROWS["gsm8k"][0]))
+    assert Plan(study).dataset_key("d") != before
