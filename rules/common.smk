@@ -6,8 +6,8 @@ out  .layergrad/studies/HASH.json   the resolved study, which every step is give
 Content keys decide, nothing else: a file that costs much carries in its name a hash of all that
 decides its content, a file with a fixed name records that hash inside. A job runs if its files are
 missing or record another hash. Modification times and Snakemake's own records say nothing, so a
-clone, a checkout or a pull cannot mislead. Hence every input is `ancient`, and a job whose files
-are complete has no inputs: a missing input of one job would else rerun all jobs that share it.
+clone, a checkout or a pull cannot mislead. Hence a job whose files are complete has no inputs: what
+is made anew for another job cannot make it run.
 """
 
 import os
@@ -107,15 +107,10 @@ def needs(results, complete, **inputs):
         return {}
     for path in results:
         not_from_the_future(path)
-    ready = {
-        name: (
-            ancient([not_from_the_future(path) for path in paths])
-            if isinstance(paths, list)
-            else ancient(not_from_the_future(paths))
-        )
-        for name, paths in inputs.items()
-    }
-    return {**ready, "start": START}
+    for paths in inputs.values():
+        for path in paths if isinstance(paths, list) else [paths]:
+            not_from_the_future(path)
+    return {**inputs, "start": START}
 
 
 def raw_files(dataset):

@@ -2,6 +2,7 @@
 #
 # in   data/datasets/DATASET.KEY.parquet
 # out  data/models/MODEL.KEY.json               receipt of a model's files, which lie beside it
+#      data/spectra/MODEL/KEY.preflight.json    checks of a model; one that fails stops its cells
 #      data/spectra/MODEL/DATASET.KEY.json      index of a pair: its cells, their files and checksums
 #      data/spectra/MODEL/DATASET/RESPONSE.CONTROL.KEY.parquet   tables `spectra` and, beside, `failures`
 #      data/manifest.json                       the files of data/spectra that the study uses (in git)
@@ -38,6 +39,40 @@ rule fetch:
         " --key {wildcards.key} --output {output} 2>&1 | tee {log}"
 
 
+rule preflight:
+    input:
+        unpack(
+            lambda w: needs(
+                [PLAN.preflight_file(w.model)],
+                is_made(PLAN.preflight_file(w.model)),
+                receipt=PLAN.model_file(w.model),
+                samples=DATASET_FILES[0],
+            )
+        ),
+    output:
+        "data/spectra/{model}/{key}.preflight.json",
+    log:
+        "logs/preflight/{model}.{key}.log",
+    conda:
+        "../envs/spectra.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        gpu=lambda w: STUDY.model(w.model).gpus,
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=60,
+    params:
+        study=STUDY_FILE,
+    message:
+        "Check {wildcards.model}"
+    shell:
+        "export POLARS_MAX_THREADS={threads};"
+        " python -m layergrad lease --gpus {resources.gpu} --"
+        " python -m layergrad preflight --study {params.study}"
+        " --model {wildcards.model} --key {wildcards.key}"
+        " --model-receipt {input.receipt} --samples {input.samples} --output {output}"
+        " 2>&1 | tee {log}"
+
+
 rule extract:
     input:
         unpack(
@@ -45,6 +80,7 @@ rule extract:
                 [PLAN.spectra_file(w.model, w.dataset)],
                 is_spectra_made(PLAN.spectra_file(w.model, w.dataset)),
                 receipt=PLAN.model_file(w.model),
+                preflight=PLAN.preflight_file(w.model),
                 samples=PLAN.dataset_file(w.dataset),
             )
         ),
@@ -70,8 +106,8 @@ rule extract:
         " python -m layergrad lease --gpus {resources.gpu} --"
         " python -m layergrad spectra --study {params.study}"
         " --model {wildcards.model} --dataset {wildcards.dataset} --key {wildcards.key}"
-        " --model-receipt {input.receipt} --samples {input.samples} --output {output}"
-        " 2>&1 | tee {log}"
+        " --model-receipt {input.receipt} --samples {input.samples}"
+        " --preflight {input.preflight} --output {output} 2>&1 | tee {log}"
 
 
 rule manifest:

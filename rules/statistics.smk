@@ -62,9 +62,7 @@ rule collect:
         runtime=60,
     params:
         study=STUDY_FILE,
-        folders=lambda w, input: sorted(
-            {str(Path(table).parent) for table in input.tables}
-        ),
+        folders=[PLAN.statistics_folder(*pair) for pair in PLAN.pairs],
     message:
         "Collect the statistics of the study"
     shell:
