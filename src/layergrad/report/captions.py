@@ -61,7 +61,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None) -> str:
     """Format a share as a signed percentage."""
-    return "n/a" if value is None else f"{100 * value:+.1f}\N{NO-BREAK SPACE}%".replace("-", MINUS)
+    if value is None:
+        return "n/a"
+    text = f"{100 * value:+.1f}"
+    text = "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", MINUS)
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def listed(values: list[Any]) -> str:

@@ -16,19 +16,14 @@ from layergrad.config import ModelSpec, Study
 from layergrad.errors import UserError
 from layergrad.plan import Plan
 from layergrad.provenance import atomic, read_provenance, versions, write_json, write_text
-from layergrad.report.figures import curves, length, mad, rd, samples, theme, words
+from layergrad.report.families import FAMILIES, knowledge_rows, pair_rows, tuning_rows
+from layergrad.report.figures import findings, length, samples, theme, words
 from layergrad.report.names import Figure, find_figure
-from layergrad.tables import CURVES, LENGTHS, MAD, RD, SAMPLES, Table, read_table
+from layergrad.statistics.metrics import label as metric_name
+from layergrad.tables import FINDINGS, SAMPLES, Table, read_table
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 PNG_SCALE = 2
-# Family of one model and dataset -> the table that it shows, and its module.
-PAIR_MODULES = {
-    "curves": (CURVES, curves),
-    "mad": (MAD, mad),
-    "rd": (RD, rd),
-    "length": (LENGTHS, length),
-}
 
 
 def draw(
@@ -54,10 +49,9 @@ def draw(
     """
     figure = find_figure(plan.study, name)
     rows, chart = picture(plan, figure, statistics)
-    spec = chart.to_dict()
-    spec["config"] = theme.CONFIG
+    spec = finished(chart)
     spec["usermeta"] = provenance = figure_provenance(plan, figure)
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    svg = as_svg(spec)
     write_text(with_metadata(svg, spec, provenance), output_dir / f"{name}.svg")
     with atomic(output_dir / f"{name}.png") as aside:
         aside.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=PNG_SCALE))
@@ -66,30 +60,55 @@ def draw(
     write_json(spec, output_dir / f"{name}.json")
 
 
-def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame, alt.TopLevelMixin]:
+# ------------------------------------------------------------------------------------- pictures
+
+
+def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame, Any]:
     """Return the rows that a figure shows, and the chart with its title."""
-    study = plan.study
     if figure.family == "samples":
-        table = study_table(plan, SAMPLES, statistics)
-        rows = samples.rows(table, labels(study))
-        total, lost = table["samples"].sum(), table["failed"].sum()
-        subtitle = [f"{total} samples measured, {lost} fell out"]
-        return rows, titled(samples.chart(rows, len(study.models)), "Samples", subtitle)
-    (model, dataset), *_ = figure.pairs
+        return samples_picture(plan.study, study_table(plan, SAMPLES, statistics))
+    if figure.family == "findings":
+        return findings_picture(study_table(plan, FINDINGS, statistics))
+    family = FAMILIES[figure.family]
+    frame = study_table(plan, family.table, statistics)
+    study, (model, dataset) = plan.study, figure.pairs[0]
     metric, control = shown_metric(study), shown_control(study, figure.family, dataset)
-    frame = study_table(plan, PAIR_MODULES[figure.family][0], statistics)
-    rows = pair_rows(frame, figure.family, model, dataset)
-    rows = rows.filter(metric=metric, control=control)
+    if figure.family == "knowledge":
+        rows = knowledge_rows(frame, study, model)
+        subtitle = subtitle_of(study, [model], "all datasets", "correct")
+    elif figure.family == "tuning":
+        members = [model for model, _ in figure.pairs]
+        rows = tuning_rows(frame, study, study.model(model).family, dataset)
+        subtitle = subtitle_of(study, members, study.dataset(dataset).label, control)
+    else:
+        rows = pair_rows(frame, figure.family, model, dataset)
+        subtitle = subtitle_of(study, [model], study.dataset(dataset).label, control)
+    rows = chosen(rows, metric=metric, control=control)
     if figure.family == "length":
         rows = length.thinned(rows)
     title = words.FAMILIES[figure.family].format(metric=words.metric_title(metric))
-    subtitle = subtitle_of(study, model, dataset, control)
     if rows.is_empty():
         return rows, titled(empty_chart(), title, subtitle)
-    chart = PAIR_MODULES[figure.family][1].chart(
-        rows, responses(study, dataset), words.metric_title(metric)
-    )
+    chart = family.chart(rows, responses(study, dataset), words.metric_title(metric))
     return rows, titled(chart, title, subtitle)
+
+
+def samples_picture(study: Study, table: pl.DataFrame) -> tuple[pl.DataFrame, Any]:
+    """Return counts and picture of the samples of all cells."""
+    rows = samples.rows(table, labels(study))
+    subtitle = [f"{table['samples'].sum()} samples measured, {table['failed'].sum()} fell out"]
+    chart = samples.chart(rows, len(study.models))
+    return rows, titled(chart, words.FAMILIES["samples"], subtitle)
+
+
+def findings_picture(table: pl.DataFrame) -> tuple[pl.DataFrame, Any]:
+    """Return counts and picture of the verdicts of all tests."""
+    rows = findings.rows(table)
+    testable = table.filter(pl.col("verdict") != "not testable").height
+    subtitle = [f"{table.height} tests over models, datasets and projections, {testable} possible"]
+    if rows.is_empty():
+        return rows, titled(empty_chart(), words.FAMILIES["findings"], subtitle)
+    return rows, titled(findings.chart(rows), words.FAMILIES["findings"], subtitle)
 
 
 def empty_chart() -> alt.Chart:
@@ -98,9 +117,30 @@ def empty_chart() -> alt.Chart:
     return said.encode(text=alt.value("No sample was measured.")).properties(width=400, height=60)
 
 
-def pair_rows(frame: pl.DataFrame, family: str, model: str, dataset: str) -> pl.DataFrame:
-    """Return what a family shows of one model and dataset, all metrics and controls."""
-    return PAIR_MODULES[family][1].rows(frame.filter(model=model, dataset=dataset))
+def chosen(rows: pl.DataFrame, **choice: str) -> pl.DataFrame:
+    """Return the rows of a choice; what the rows do not tell apart is no part of it."""
+    return rows.filter(**{name: value for name, value in choice.items() if name in rows.columns})
+
+
+def titled(chart: Any, title: str, subtitle: list[str]) -> Any:
+    """Return the chart with a title and a description for those who cannot see it."""
+    return chart.properties(
+        title=alt.TitleParams(title, subtitle=subtitle),
+        description=f"{title}. {' '.join(subtitle)}.",
+    )
+
+
+def finished(chart: Any) -> dict[str, Any]:
+    """Return a chart as Vega-Lite in the look of all figures."""
+    return {**chart.to_dict(), "config": theme.CONFIG}
+
+
+def as_svg(spec: dict[str, Any]) -> str:
+    """Return a picture of a Vega-Lite specification."""
+    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+
+
+# --------------------------------------------------------------------------------- what is shown
 
 
 def study_table(plan: Plan, table: Table, statistics: Path) -> pl.DataFrame:
@@ -123,13 +163,13 @@ def shown_metric(study: Study) -> str:
         raise UserError(
             f"report.metric: {metric!r} is not among statistics.metrics ({', '.join(known)})"
         )
-    return metric
+    return metric_name(metric)
 
 
 def shown_control(study: Study, family: str, dataset: str) -> str:
-    """Return the control that a figure opens with: for RD the first wrong one."""
+    """Return the control that a figure opens with: for RD and AUC the first wrong one."""
     controls = study.controls_of(study.dataset(dataset))
-    if family == "rd":
+    if family in {"rd", "auc"}:
         return next(control for control in controls if control != "correct")
     return "correct" if "correct" in controls else controls[0]
 
@@ -144,12 +184,12 @@ def labels(study: Study) -> dict[str, str]:
     return {spec.name: spec.label for spec in (*study.models, *study.datasets)}
 
 
-def subtitle_of(study: Study, model: str, dataset: str, control: str) -> list[str]:
-    """Return the lines under a title: what is shown, and the model's note."""
-    spec = study.model(model)
+def subtitle_of(study: Study, models: list[str], dataset: str, control: str) -> list[str]:
+    """Return the lines under a title: what is shown, and the models' notes."""
+    specs = [study.model(model) for model in models]
     compared = f"{control} against correct" if control != "correct" else "correct"
-    shown = f"{spec.label} on {study.dataset(dataset).label}, {compared} responses"
-    return [shown, *note_lines(spec)]
+    shown = f"{' and '.join(m.label for m in specs)} on {dataset}, {compared} responses"
+    return [shown, *(line for spec in specs for line in note_lines(spec))]
 
 
 def note_lines(model: ModelSpec) -> list[str]:
@@ -157,12 +197,7 @@ def note_lines(model: ModelSpec) -> list[str]:
     return textwrap.wrap(model.note, 110)
 
 
-def titled(chart: Any, title: str, subtitle: list[str]) -> Any:
-    """Return the chart with a title and a description for those who cannot see it."""
-    return chart.properties(
-        title=alt.TitleParams(title, subtitle=subtitle),
-        description=f"{title}. {' '.join(subtitle)}.",
-    )
+# ------------------------------------------------------------------------------------ provenance
 
 
 def figure_provenance(plan: Plan, figure: Figure) -> dict[str, Any]:

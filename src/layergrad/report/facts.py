@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 
 from layergrad.report.figures import words
+from layergrad.report.figures.auc import BASELINES, PANELS
+from layergrad.report.figures.controls import PANELS as CONTROL_PANELS
 
 
 def curves(rows: pl.DataFrame) -> dict[str, Any]:
@@ -74,6 +76,80 @@ def length(rows: pl.DataFrame) -> dict[str, Any]:
         "medians": dict(medians.iter_rows()),
         "fits": [found[p] for p in order if p in found],
     }
+
+
+def auc(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return the mean AUC over projections by panel and response, and that of the baselines."""
+    baseline = pl.col("projection").is_in(list(BASELINES.values()))
+    found: dict[str, dict[str, float]] = {}
+    parts = {panel: rows.filter(~baseline, panel=panel) for panel in PANELS}
+    parts |= {name: rows.filter(projection=name, panel=PANELS[0]) for name in BASELINES.values()}
+    for name, part in parts.items():
+        if part.height:
+            means = part.group_by("response").agg(pl.col("auc").mean())
+            found[name] = dict(means.iter_rows())
+    return {**_common(rows), "panels": found}
+
+
+def controls(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return the verdicts counted by claim and way of taking length out, and why some lack one."""
+    counts = rows.group_by("panel", "way", "verdict").agg(pl.len()).sort("panel", "way", "verdict")
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for panel, way, verdict, count in counts.iter_rows():
+        found.setdefault(panel, {}).setdefault(way, {})[verdict] = count
+    missing = rows.filter(verdict="not testable").group_by("way").agg(pl.col("reason").first())
+    order = list(words.VARIANTS.values())
+    return {
+        **_common(rows.filter(pl.col("effect").is_not_null())),
+        "claims": {
+            panel: {way: found[panel][way] for way in words.in_order(found[panel], order)}
+            for panel in words.in_order(found, CONTROL_PANELS.values())
+        },
+        "reasons": dict(missing.sort("way").iter_rows()),
+    }
+
+
+def tuning(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return by response the ratio of instruct to base, averaged over layers and projections."""
+    means = rows.group_by("tuning", "response", "projection").agg(pl.col("mean").mean())
+    sides = [means.filter(tuning=side).drop("tuning") for side in ("instruct", "base")]
+    both = sides[0].join(sides[1], on=["response", "projection"], suffix="_base")
+    ratios = both.filter(pl.col("mean_base") > 0).group_by("response")
+    gaps = {side: _ratio(means.filter(tuning=side), "mean") for side in ("base", "instruct")}
+    return {
+        **_common(rows),
+        "models": rows["model"].unique().sort().to_list(),
+        "ratios": dict(ratios.agg((pl.col("mean") / pl.col("mean_base")).mean()).iter_rows()),
+        "gaps": gaps,
+    }
+
+
+def knowledge(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return by dataset how a metric changes from its shortest response to its longest.
+
+    ``slope`` is the mean over projections of the slope of the logarithms between the two medians.
+    """
+    ends = (
+        rows.filter(pl.col("value") > 0)
+        .group_by("task", "dataset", "projection")
+        .agg(
+            tokens=pl.col("tokens").sort_by("tokens").last()
+            / pl.col("tokens").sort_by("tokens").first(),
+            value=pl.col("value").sort_by("tokens").last()
+            / pl.col("value").sort_by("tokens").first(),
+        )
+    )
+    found = (
+        ends.filter(pl.col("tokens") > 1)
+        .group_by("task", "dataset")
+        .agg(
+            longer=pl.col("tokens").mean(),
+            ratio=pl.col("value").mean(),
+            slope=(pl.col("value").log() / pl.col("tokens").log()).mean(),
+        )
+        .sort("task", "dataset", descending=[True, False])
+    )
+    return {**_common(rows), "datasets": found.to_dicts()}
 
 
 def _common(rows: pl.DataFrame) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+SUM_LOSS = "sum_loss."
 METRICS = {
     "nuclear_norm": "Nuclear norm",
     "sigma1_ratio": "Sigma-1 ratio",
@@ -20,6 +21,7 @@ RESPONSES = {
     "len500": "Length 500",
     "len1000": "Length 1000",
 }
+CUT = ", cut"  # ends the titles of responses cut to equal numbers of tokens
 BANDS = {
     "all": "All layers",
     "early": "Early layers",
@@ -31,18 +33,60 @@ FAMILIES = {
     "curves": "{metric} by layer",
     "mad": "{metric}: change from layer to layer (MAD)",
     "rd": "{metric}: relative difference of wrong responses by layer",
+    "auc": "Telling wrong responses from correct ones (AUC)",
     "length": "{metric} against response length",
+    "controls": "Effects of thinking with length taken out",
+    "tuning": "{metric} by layer, base against instruct",
+    "knowledge": "{metric} against length: knowledge and reasoning",
+    "samples": "Samples",
+    "findings": "Claims and verdicts",
 }
+# Parts of the six claims, by number and name in the table of findings.
+PARTS = {
+    "1. size": "1. Fast thinking: larger gradients",
+    "2. all": "2. Fast thinking: layers differ more (MAD)",
+    "2. early": "2. The excess is largest in early layers",
+    "3. size": "3. Base models less affected than instruct",
+    "4. slow": "4. Slow thinking tells wrong responses",
+    "4. fast": "4. Fast thinking does not tell them",
+    "4. both": "4. Slow thinking tells them better than fast",
+    "5. slow": "5. Instruct models tell them no better",
+    "6. size": "6. Length alone does less than thinking",
+}
+# Ways of testing a claim, the main ones first.
+VARIANTS = {
+    "raw": "as measured",
+    "classifier": "classifier of the curve",
+    "metric": "mean over layers",
+    "sum_loss": "sum of token losses",
+    "log_tokens": "length as covariate",
+    "equal_tokens": "equal number of tokens",
+    "per_log_token": "per log token",
+    "relative": "relative to the curve's mean",
+}
+# Verdicts and their colours.
+VERDICTS = {
+    "supported": "#00695c",
+    "inconclusive": "#a2a9b1",
+    "contradicted": "#b3371b",
+    "not testable": "#dde1e6",
+}
+# Signs of verdicts, since colour alone must not tell them apart.
+VERDICT_SIGNS = {"supported": "✓", "inconclusive": "?", "contradicted": "✗", "not testable": "○"}
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def metric_title(metric: str) -> str:
     """Return the name of a metric for people."""
+    if metric.startswith(SUM_LOSS):
+        return f"{metric_title(metric.removeprefix(SUM_LOSS))} of the summed loss"
     return METRICS.get(metric, _plain(metric))
 
 
 def response_title(response: str) -> str:
     """Return the name of a response for people."""
+    if response.endswith("_cut"):
+        return response_title(response.removesuffix("_cut")) + CUT
     return RESPONSES.get(response, _plain(response))
 
 

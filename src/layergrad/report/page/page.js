@@ -38,7 +38,7 @@ const layergrad = (() => {
     const rows = [];
     for (let r = 0; r < at[0].length; r++) {
       if (wanted.some((place, i) => place !== null && at[i][r] !== place)) continue;
-      rows.push(Object.fromEntries(names.map((n, i) => [n, texts[i] ? texts[i][at[i][r]] : at[i][r]])));
+      rows.push(Object.fromEntries(names.map((n, i) => [n, texts[i] ? texts[i][at[i][r]] ?? null : at[i][r]])));
     }
     return rows;
   }
@@ -52,9 +52,10 @@ const layergrad = (() => {
     return Object.fromEntries(names.map((name) => [name, field(name).value]));
   }
 
-  // RD compares with the correct responses: it shows a wrong control whatever else is chosen.
+  // RD and AUC compare with the correct responses: they show a wrong control whatever is chosen.
   function controlOf(family, choice) {
-    if (family !== "rd" || choice.control !== "correct") return choice.control;
+    if (family === "knowledge" || family === "controls") return "correct";
+    if (!["rd", "auc"].includes(family) || choice.control !== "correct") return choice.control;
     return settings.datasets[choice.dataset].controls.find((control) => control !== "correct");
   }
 
@@ -65,12 +66,11 @@ const layergrad = (() => {
   }
 
   function offer(choice) {
-    const data = models[choice.model][choice.dataset];
+    const data = models[choice.model].datasets[choice.dataset];
     const controls = settings.datasets[choice.dataset].controls;
     fill("control", controls.map((c) => [c, c]), choice.control);
-    const packed = data.rows.curves.projection.texts;
-    const order = ["q", "k", "v", "o", "gate", "up", "down"];
-    const projections = [...packed].sort((a, b) => order.indexOf(a) - order.indexOf(b));
+    const here = data.rows.curves.projection.texts;
+    const projections = settings.projections.filter((name) => here.includes(name));
     fill("projection", [["all", "all"], ...projections.map((p) => [p, p])], choice.projection);
   }
 
@@ -90,7 +90,8 @@ const layergrad = (() => {
   // Panels side by side as far as they stay legible, wide enough to fill the page.
   function fit(spec, rows, width) {
     const panels = new Set(rows.map((row) => row[spec.facet.field])).size || 1;
-    const columns = Math.min(panels, width < 480 ? 1 : width < 860 ? 2 : 4);
+    const most = width < 480 ? 1 : width < 860 ? 2 : 4;
+    const columns = Math.min(panels, most, spec.columns);
     spec.columns = columns;
     spec.spec.width = Math.max(140, Math.floor((width - 78 - 20 * (columns - 1)) / columns));
     if (panels === 1 && typeof spec.spec.height === "number") spec.spec.height = 320;
@@ -103,30 +104,51 @@ const layergrad = (() => {
 
   function subject(family, choice) {
     const control = controlOf(family, choice);
-    const compared = family === "rd" ? `${control} against correct` : control;
-    const model = settings.models[choice.model].label;
-    return `${model} on ${settings.datasets[choice.dataset].label}, ${compared} responses`;
+    const compared = control === "correct" ? "correct" : `${control} against correct`;
+    const names = family === "tuning" ? familyOf(choice) : [choice.model];
+    const model = names.map((name) => settings.models[name].label).join(" and ") || "No models";
+    const dataset = family === "knowledge" ? "all datasets" : settings.datasets[choice.dataset].label;
+    return `${model} on ${dataset}, ${compared} responses`;
+  }
+
+  const familyOf = (choice) => settings.models[choice.model].family;
+
+  // What a figure shows: its rows of the reader's choice, and the caption that tells their numbers.
+  function contents(family, choice) {
+    const wanted = { ...choice, control: controlOf(family, choice) };
+    for (const name of ["model", "dataset", "depth", "scale"]) delete wanted[name];
+    if (choice.projection === "all" || family === "controls" || family === "auc") delete wanted.projection;
+    const model = models[choice.model];
+    const data = family === "knowledge" ? model.whole : model.datasets[choice.dataset];
+    const captions = data.captions[family] || {};
+    const byControl = captions[choice.metric] || captions[""] || {};
+    const caption = byControl[wanted.control] || byControl[""] || "";
+    if (family === "tuning") return { rows: familyOf(choice).flatMap((name) => tunedRows(name, choice, wanted)), caption };
+    return { rows: data.rows[family] ? rowsOf(data.rows[family], wanted) : [], caption };
+  }
+
+  function tunedRows(name, choice, wanted) {
+    const rows = rowsOf(models[name].datasets[choice.dataset].rows.curves, wanted);
+    const { tuning, label } = settings.models[name];
+    return rows.map((row) => ({ ...row, tuning, model: label }));
   }
 
   async function draw(family, choice) {
     const figure = document.getElementById(`figure-${family}`);
     const chart = figure.querySelector(".chart");
-    const data = models[choice.model][choice.dataset];
-    const control = controlOf(family, choice);
-    const wanted = { metric: choice.metric, control };
-    if (choice.projection !== "all") wanted.projection = choice.projection;
-    const rows = data.rows[family] ? rowsOf(data.rows[family], wanted) : [];
+    const { rows, caption } = contents(family, choice);
+    const shownModels = family === "tuning" ? familyOf(choice) : [choice.model];
+    const notes = new Set(shownModels.map((name) => settings.models[name].note));
     figure.querySelector(".figure-title").textContent = titleOf(family, choice);
     figure.querySelector(".subject").textContent = subject(family, choice);
-    figure.querySelector(".note").textContent = settings.models[choice.model].note;
-    const captions = data.captions[family] && data.captions[family][choice.metric];
-    figure.querySelector(".caption").innerHTML = (captions && captions[control]) || "";
+    figure.querySelector(".note").textContent = [...notes].join(" ").trim();
+    figure.querySelector(".caption").innerHTML = caption;
     numbers(figure.querySelector("details"), rows);
     for (const button of figure.querySelectorAll("button")) button.disabled = rows.length === 0;
     if (views[family]) views[family].finalize();
     delete views[family];
     if (rows.length === 0) {
-      chart.textContent = "No numbers for this choice: the dataset has no such responses.";
+      chart.textContent = "There are no numbers for this choice.";
       return;
     }
     const spec = fit(specification(family, choice), rows, chart.clientWidth);
@@ -156,7 +178,7 @@ const layergrad = (() => {
     let choice = choices();
     try {
       status.textContent = "Loading …";
-      await load(choice.model);
+      await Promise.all([choice.model, ...familyOf(choice)].map(load));
       if (mine !== latest) return;
       offer(choice);
       choice = choices();
@@ -226,6 +248,12 @@ const layergrad = (() => {
     fill("metric", Object.entries(settings.metrics).map(([n, m]) => [n, m.title]), settings.metric);
     document.getElementById("choices").addEventListener("change", update);
     document.addEventListener("click", (event) => {
+      const link = event.target.closest("a[data-model]");
+      if (link) {
+        field("model").value = link.dataset.model;
+        field("dataset").value = link.dataset.dataset;
+        update();
+      }
       const button = event.target.closest("button[data-save]");
       if (button) save(button.closest("figure").dataset.family, button.dataset.save);
     });
