@@ -27,7 +27,7 @@ class Progress:
     def __init__(self, title: str, total: int, unit: str, stream: TextIO | None = None):
         self.title, self.total, self.unit = title, total, unit
         self.stream = stream or sys.stderr
-        self.done = 0
+        self.done = self.told = 0
         self.began = self.said = time.monotonic()
         self.bar = None
 
@@ -41,7 +41,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
-        elif self.done:
+        elif self.done != self.told:
             self._say()
 
     def advance(self, units: int = 1) -> None:
@@ -77,7 +77,7 @@ class Progress:
         self.bar.start()
 
     def _say(self) -> None:
-        self.said = time.monotonic()
+        self.said, self.told = time.monotonic(), self.done
         elapsed = self.said - self.began
         line = f"{self.title}: {self.done}/{self.total} {self.unit}s"
         if self.done:

@@ -33,6 +33,27 @@ def spectra(
 
 
 @app.command()
+def preflight(
+    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
+    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
+    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
+    samples: Annotated[Path, typer.Option(help="What `build` wrote, of any dataset.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+) -> None:
+    """Check a model on a few samples: BOS, boundary, batch invariance, full SVD."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.spectra.pair import preflight_model
+
+    quiet_libraries()
+    plan = Plan(load_study(study))
+    check_key(f"preflight of {model}", plan.preflight_key(model), key)
+    for check in preflight_model(plan, model, model_receipt, samples, output):
+        typer.echo(f"{check['status']:>7}  {check['name']}: {check['detail']}", err=True)
+
+
+@app.command()
 def extract(
     model: Annotated[str, typer.Option(help="Folder, or hub id owner/name[@revision].")],
     samples: Annotated[

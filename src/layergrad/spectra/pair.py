@@ -22,6 +22,7 @@ from layergrad.provenance import long_key, read_json, read_provenance, write_jso
 from layergrad.spectra.store import Store, cell_entry, failures_file, measured_rows
 from layergrad.tables import DATASET, FAILURES, read_table
 
+PREFLIGHT_SAMPLES = 3  # of every response
 SAMPLE_COLUMNS = ["dataset", "response", "control", "sample_id", "row"]
 
 
@@ -214,6 +215,76 @@ def tokenise(rows: pl.DataFrame, encoder: Encoder, engine: dict[str, Any]) -> To
     return tokens
 
 
+def preflight_model(
+    plan: Plan, model: str, receipt: str | Path, samples: str | Path, output: str | Path
+) -> list[dict[str, Any]]:
+    """Check a model on the first samples of every response of a dataset; write the outcome.
+
+    Returns
+    -------
+    list of dict
+        The checks, as written: name, status, detail, value, limit. A check that fails is no error
+        here: the cells of the model record it as the reason of their failure.
+    """
+    from layergrad.spectra.preflight import run_checks
+
+    fetched = read_receipt(receipt)
+    check_files(fetched)
+    rows = read_table(samples, DATASET).filter(pl.col("control") == "correct")
+    rows = rows.group_by("response", maintain_order=True).head(PREFLIGHT_SAMPLES)
+    encoder = make_encoder(plan, model, fetched["path"])
+    loaded, device = _load(plan, model, fetched["path"])
+    spec, settings = plan.study.model(model), plan.study.extraction
+    checks = run_checks(
+        loaded,
+        encoder,
+        list(rows.select("instruction", "response_text").iter_rows()),
+        {
+            "dtype": spec.dtype,
+            "attention": spec.attention,
+            "projections": settings.projections,
+            "reduction": settings.reduction,
+        },
+    )
+    record = {
+        "key": plan.preflight_key(model),
+        "model": model,
+        "passed": all(check["status"] != "failed" for check in checks),
+        "checks": checks,
+        "provenance": describe_run(plan, model) | _describe_device(device),
+    }
+    write_json(record, output)
+    return checks
+
+
+def _load(plan: Plan, model: str, folder: str) -> tuple[Any, Any]:
+    """Load a model as the study wants it; return it and the device of its first layer."""
+    import torch
+
+    from layergrad.models.load import choose_device, load_model
+
+    spec, runtime = plan.study.model(model), plan.study.runtime
+    device = choose_device(runtime.device)
+    torch.backends.cuda.matmul.allow_tf32 = plan.study.extraction.tf32
+    if device.type == "cpu":
+        torch.set_num_threads(runtime.threads)
+    return load_model(folder, spec.dtype, spec.attention, device), device
+
+
+def _describe_device(device: Any) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
 def _measure_new(
     plan: Plan,
     model: str,
@@ -223,22 +294,12 @@ def _measure_new(
     failed: dict[str, Any],
 ) -> dict[str, Any]:
     """Measure samples batch by batch into the store; return what was used."""
-    import torch
-    import transformers
-
-    from layergrad.models.load import choose_device, load_model
     from layergrad.spectra.extract import Extractor, Failed
 
-    spec, settings, runtime = plan.study.model(model), plan.study.extraction, plan.study.runtime
-    device = choose_device(runtime.device)
-    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    if device.type == "cpu":
-        torch.set_num_threads(runtime.threads)
+    settings = plan.study.extraction
+    loaded, device = _load(plan, model, folder)
     extractor = Extractor(
-        load_model(folder, spec.dtype, spec.attention, device),
-        settings.projections,
-        settings.reduction,
-        runtime.token_budget,
+        loaded, settings.projections, settings.reduction, plan.study.runtime.token_budget
     )
     contents, samples = list(new), list(new.values())
     with Progress(f"spectra {model}", len(samples), "sample") as progress:
@@ -255,16 +316,10 @@ def _measure_new(
             store.add_part(rows)
             progress.advance(len(batch))
     usage = extractor.usage
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    return _describe_device(device) | {
         "seconds": round(usage.seconds, 1),
         "peak_gpu_bytes": usage.peak_bytes,
         "token_budget": usage.token_budget,
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
     }
 
 
