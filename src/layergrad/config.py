@@ -388,6 +388,48 @@ class ReportSettings(Entry):
     metric: str = Field("nuclear_norm", description="Metric that the figures open with.")
 
 
+class TeacherSettings(Entry):
+    """A model behind an OpenAI-compatible endpoint that writes slow responses: `layergrad teach`.
+
+    The key to the endpoint comes from the environment alone.
+    """
+
+    base_url: str = Field("https://api.openai.com/v1", description="Address of the endpoint.")
+    key_variable: str | None = Field(
+        "OPENAI_API_KEY", description="Environment variable with the key; null: none is needed."
+    )
+    model: str = Field("gpt-4o", description="Name of the model at the endpoint.")
+    system: str | None = Field(None, description="System turn; null: none.")
+    prompt: str = Field(
+        "{instruction}\n\nReason step by step and in detail. End with one line that says "
+        "`The final answer is X`, X being the answer alone.",
+        description="What is asked; {instruction} stands for the instruction.",
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="Temperature of the sampling.")
+    seed: int | None = Field(0, description="Seed of the sampling, where the endpoint heeds it.")
+    max_tokens: int = Field(1024, ge=1, description="Longest answer in tokens.")
+    concurrency: int = Field(4, ge=1, description="Requests under way at once.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Pace; null: no limit.")
+    timeout: float = Field(120.0, gt=0, description="Seconds to wait for an answer.")
+    attempts: int = Field(6, ge=1, description="Requests for one answer before it is given up.")
+    max_requests: int = Field(
+        1000, ge=1, description="Budget: requests of one run, repeated ones included."
+    )
+    wrong: Literal["keep", "drop"] = Field(
+        "drop", description="Answers whose final answer is not the right one."
+    )
+    unfinished: Literal["keep", "drop"] = Field(
+        "drop", description="Answers that were cut off at max_tokens."
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, prompt: str) -> str:
+        if "{instruction}" not in prompt:
+            raise ValueError("must contain {instruction}")
+        return prompt
+
+
 class RuntimeSettings(Entry):
     """Where and how fast work runs; no result depends on it."""
 
@@ -416,6 +458,9 @@ class Study(Entry):
     )
     report: ReportSettings = Field(default_factory=ReportSettings, description="Report.")
     runtime: RuntimeSettings = Field(default_factory=RuntimeSettings, description="Machine.")
+    teacher: TeacherSettings = Field(
+        default_factory=TeacherSettings, description="Writer of slow responses."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Study:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layergrad.cli.app import app
+from layergrad.errors import UserError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,3 +120,34 @@ def _print_table(frame: pl.DataFrame) -> None:
         float_precision=2,
     ):
         typer.echo(frame.with_columns(pl.col(whole).cast(pl.Int64)))
+
+
+@app.command()
+def teach(
+    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
+    output: Annotated[Path, typer.Option(help="File of responses to write (.jsonl).")],
+    samples: Annotated[
+        int | None, typer.Option(help="How many to ask for; by default the study's samples.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the estimate and ask for nothing.")] = False,
+) -> None:
+    """Have a teacher write slow responses: the file goes under `added` of the dataset."""
+    from layergrad.config import load_study
+    from layergrad.datasets import teacher
+    from layergrad.datasets.pool import choose
+    from layergrad.datasets.sources import load_source
+
+    loaded = load_study(study)
+    settings = loaded.teacher
+    pool = load_source(loaded.dataset(dataset))
+    chosen = choose(pool, samples or loaded.samples, loaded.seed)
+    with teacher.opened_store(teacher.store_of(output)) as stored:
+        typer.echo(f"{dataset}: {teacher.estimate(settings, chosen, set(stored))}", err=True)
+    if dry_run:
+        return
+    counts, problem = teacher.teach(settings, chosen, output)
+    told = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
+    typer.echo(f"{dataset}: {told}", err=True)
+    if problem:
+        raise UserError(f"{dataset}: {problem}")

@@ -1,0 +1,278 @@
+"""The teacher's answers are stored as they arrive and never asked for twice, whatever fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from layergrad.cli import app
+from layergrad.config import TeacherSettings
+from layergrad.datasets import teacher
+from layergrad.datasets.pool import Row, make_pool
+from layergrad.errors import UserError
+from tests.faulty_proxy import FaultyProxy
+from tests.unit.test_datasets_build import MODEL
+
+KEY = "sk-secret-of-the-test"
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(teacher, "LONGEST_WAIT", 0.05)
+
+
+def settings(proxy, **changes):
+    return TeacherSettings(
+        **{"base_url": proxy.url, "model": "m", "prompt": "{instruction}", "timeout": 1, **changes}
+    )
+
+
+def samples(n=6):
+    return list(make_pool("d", [Row(i, f"q{i}", {"none": "4"}) for i in range(n)]).samples)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def prompts(bodies):
+    return sorted(body["messages"][-1]["content"] for body in bodies)
+
+
+def test_answers_are_written_and_never_asked_twice(tmp_path):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy() as proxy:
+        counts, problem = teacher.teach(settings(proxy), samples(4), output)
+        assert problem is None
+        assert (counts["right"], counts["written"], counts["requests"]) == (4, 4, 4)
+        assert [row["instruction"] for row in lines(output)] == ["q0", "q1", "q2", "q3"]
+        assert lines(output)[0]["output"] == "About q0.\nThe final answer is 4"
+        counts, _ = teacher.teach(settings(proxy), samples(6), output)
+        assert counts["requests"] == 2
+    assert prompts(proxy.asked) == [f"q{i}" for i in range(6)]
+    assert set(proxy.keys) == {f"Bearer {KEY}"}
+
+
+def test_what_is_asked_is_what_was_configured(tmp_path):
+    with FaultyProxy() as proxy:
+        changes = {"system": "Be slow.", "prompt": "Solve: {instruction} {x}", "temperature": 0.5}
+        teacher.teach(settings(proxy, **changes), samples(1), tmp_path / "d.jsonl")
+    (body,) = proxy.asked
+    assert body["messages"] == [
+        {"role": "system", "content": "Be slow."},
+        {"role": "user", "content": "Solve: q0 {x}"},
+    ]
+    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.5, 0, 1024)
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "slow", "cut"])
+def test_passing_faults_are_asked_again(tmp_path, fault):
+    with FaultyProxy(faults=[fault, "ok", fault]) as proxy:
+        counts, problem = teacher.teach(settings(proxy), samples(4), tmp_path / "d.jsonl")
+    assert problem is None
+    assert (counts["right"], counts["requests"]) == (4, 6)
+    assert prompts(proxy.answered) == ["q0", "q1", "q2", "q3"]
+
+
+def test_an_answer_is_given_up_after_so_many_attempts(tmp_path):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(faults=["500"] * 3) as proxy:
+        asked = settings(proxy, attempts=3, concurrency=1)
+        counts, problem = teacher.teach(asked, samples(2), output)
+        assert (counts["missing"], counts["right"]) == (1, 1)
+        assert "1 answers were given up after 3 attempts" in problem
+        counts, problem = teacher.teach(asked, samples(2), output)
+        assert problem is None
+        assert counts["requests"] == 1
+    assert KEY not in problem if problem else True
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("401", "refuses the key: check the environment"),
+        ("400", "refuses the request"),
+        ("404", "fault for"),
+    ],
+)
+def test_a_refusal_for_good_stops_and_tells_no_key(tmp_path, fault, message):
+    with FaultyProxy(faults=["ok", fault]) as proxy:
+        asked = settings(proxy, concurrency=1)
+        with pytest.raises(UserError, match=message) as caught:
+            teacher.teach(asked, samples(4), tmp_path / "d.jsonl")
+        assert KEY not in str(caught.value)
+        assert len(proxy.asked) == 2
+        counts, _ = teacher.teach(asked, samples(4), tmp_path / "d.jsonl")
+    assert counts["requests"] == 3
+
+
+def test_the_key_is_in_no_file(tmp_path):
+    with FaultyProxy(faults=["500"]) as proxy:
+        teacher.teach(settings(proxy), samples(2), tmp_path / "d.jsonl")
+    assert all(KEY not in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_budget_counts_every_request(tmp_path):
+    with FaultyProxy(faults=["500"]) as proxy:
+        asked = settings(proxy, max_requests=3, concurrency=1)
+        counts, problem = teacher.teach(asked, samples(4), tmp_path / "d.jsonl")
+    assert (counts["requests"], counts["right"], counts["missing"]) == (3, 2, 2)
+    assert "the budget of 3 requests is spent" in problem
+    assert len(proxy.asked) == 3
+
+
+def test_concurrency_and_pace_are_kept(tmp_path):
+    slowly = lambda prompt: time.sleep(0.1) or f"{prompt}\nThe final answer is 4"  # noqa: E731
+    with FaultyProxy(reply=slowly) as proxy:
+        teacher.teach(settings(proxy, concurrency=2), samples(6), tmp_path / "a.jsonl")
+        assert proxy.most_under_way == 2
+    with FaultyProxy() as proxy:
+        asked = settings(proxy, requests_per_minute=600)
+        teacher.teach(asked, samples(4), tmp_path / "b.jsonl")
+    gaps = [b - a for a, b in zip(sorted(proxy.times), sorted(proxy.times)[1:], strict=False)]
+    assert min(gaps) > 0.05
+    assert sum(gaps) > 0.25
+
+
+REPLIES = {
+    "q0": "Well.\nThe final answer is 4",
+    "q1": "Well.\nThe final answer is 5",
+    "q2": "It goes on and on...",
+    "q3": "No answer here.",
+    "q4": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, ["q0", "q3"]),
+        ({"wrong": "keep"}, ["q0", "q1", "q3"]),
+        ({"unfinished": "keep"}, ["q0", "q2", "q3"]),
+    ],
+)
+def test_answers_are_judged_and_dropped_by_config(tmp_path, changes, kept):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(reply=REPLIES.get) as proxy:
+        counts, _ = teacher.teach(settings(proxy, **changes), samples(5), output)
+    states = ("right", "wrong", "unfinished", "unknown", "empty")
+    assert [counts[state] for state in states] == [1] * 5
+    assert [row["instruction"] for row in lines(output)] == kept
+    assert len(lines(teacher.store_of(output))) == 5
+
+
+def test_other_questions_are_asked_anew(tmp_path):
+    with FaultyProxy() as proxy:
+        for changes in ({}, {"temperature": 1.0}, {}, {"prompt": "Why {instruction}"}):
+            teacher.teach(settings(proxy, **changes), samples(2), tmp_path / "d.jsonl")
+    assert len(proxy.asked) == 6
+
+
+def test_a_line_cut_by_a_crash_is_asked_again(tmp_path):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy() as proxy:
+        teacher.teach(settings(proxy), samples(3), output)
+        store = teacher.store_of(output)
+        store.write_bytes(store.read_bytes()[:-20])
+        counts, _ = teacher.teach(settings(proxy), samples(3), output)
+    assert (counts["requests"], counts["right"]) == (1, 3)
+    assert len(lines(store)) == 3
+
+
+def test_two_runs_on_one_store_are_refused(tmp_path):
+    store = tmp_path / "d.answers.jsonl"
+    with (
+        teacher.opened_store(store),
+        pytest.raises(UserError, match="another `layergrad teach`"),
+        teacher.opened_store(store),
+    ):
+        pass
+
+
+def test_a_missing_key_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with FaultyProxy() as proxy:
+        with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+            teacher.teach(settings(proxy), samples(1), tmp_path / "d.jsonl")
+        teacher.teach(settings(proxy, key_variable=None), samples(1), tmp_path / "d.jsonl")
+    assert proxy.keys == ["Bearer none"]
+
+
+def test_a_prompt_must_hold_the_instruction():
+    with pytest.raises(ValidationError, match=r"must contain .instruction"):
+        TeacherSettings(prompt="Solve it.")
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def config(tmp_path, proxy):
+    path = tmp_path / "study.yaml"
+    raw = {
+        "models": [MODEL],
+        "datasets": [
+            {
+                "from": "gsm_symbolic",
+                "name": "taught",
+                "responses": ["none", "simplified", "long"],
+                "added": {"long": str(tmp_path / "taught.jsonl")},
+            }
+        ],
+        "samples": 20,
+        "controls": ["correct"],
+        "teacher": {"base_url": proxy.url, "model": "m", "wrong": "keep", "concurrency": 2},
+    }
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_command_prints_an_estimate_first(tmp_path):
+    with FaultyProxy() as proxy:
+        study = config(tmp_path, proxy)
+        arguments = ["teach", "--study", str(study), "--dataset", "taught"]
+        arguments += ["--output", str(tmp_path / "taught.jsonl"), "--samples", "3"]
+        done = CliRunner().invoke(app, [*arguments, "--dry-run"], catch_exceptions=False)
+        assert "3 answers wanted, 0 stored, 3 to ask for: about" in done.output
+        assert proxy.asked == []
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert "3 written" in done.output
+        build = ["build", "--study", str(study), "--dataset", "taught"]
+        build += ["--output", str(tmp_path / "taught.parquet")]
+        CliRunner().invoke(app, build, catch_exceptions=False)
+    import polars as pl
+
+    frame = pl.read_parquet(tmp_path / "taught.parquet")
+    assert frame["sample_id"].n_unique() == 3
+    assert set(frame["response"]) == {"none", "simplified", "long"}
+
+
+def test_a_killed_run_goes_on_without_a_repeated_request(tmp_path):
+    slowly = lambda prompt: time.sleep(0.3) or "Slow.\nThe final answer is 4"  # noqa: E731
+    with FaultyProxy(reply=slowly) as proxy:
+        arguments = ["teach", "--study", str(config(tmp_path, proxy)), "--dataset", "taught"]
+        command = [sys.executable, "-m", "layergrad", *arguments]
+        command += ["--output", str(tmp_path / "taught.jsonl")]
+        process = subprocess.Popen(command, env={**os.environ, "OPENAI_API_KEY": KEY})
+        store = tmp_path / "taught.answers.jsonl"
+        while not store.exists() or len(store.read_bytes().splitlines()) < 8:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        stored = {answer["instruction"] for answer in lines(store)}
+        time.sleep(0.5)
+        before = len(proxy.asked)
+        subprocess.run(command, env={**os.environ, "OPENAI_API_KEY": KEY}, check=True)
+        asked_again = proxy.asked[before:]
+    assert len(asked_again) == 20 - len(stored)
+    assert not any(i in body["messages"][-1]["content"] for i in stored for body in asked_again)
+    assert len(lines(tmp_path / "taught.jsonl")) == 20
