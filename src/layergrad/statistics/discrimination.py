@@ -7,9 +7,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 FOLDS = 5
+REPEATS = 5
 
 
-def auc(correct: Array, wrong: Array, folds: NDArray[np.int64] | None, weights: Array) -> Array:
+def auc(
+    correct: Array, wrong: Array, weights: Array, folds: NDArray[np.int64] | None = None
+) -> Array:
     r"""Return the area under the ROC curve, wrong being the positive class.
 
     :math:`P(s_{wrong} > s_{correct}) + P(s_{wrong} = s_{correct}) / 2` over all pairs of a wrong
@@ -18,53 +21,85 @@ def auc(correct: Array, wrong: Array, folds: NDArray[np.int64] | None, weights: 
     Parameters
     ----------
     correct, wrong
-        Scores of the correct and the wrong response of each instruction, shape (samples,).
-    folds
-        Fold of each instruction: scores of different classifiers are not compared. None: all are.
+        Scores of the correct and the wrong response of each instruction, shape (samples,); or
+        (repeats, samples), whose pairs are pooled.
     weights
         How often each draw has each instruction, shape (draws, samples).
+    folds
+        Fold of each instruction, shaped like the scores: scores of different classifiers are not
+        compared. None: all scores are.
 
     Returns
     -------
     numpy.ndarray
-        Shape (draws,).
+        Shape (draws,); NaN in a draw without a pair.
     """
-    wins = (wrong[:, None] > correct[None, :]) + 0.5 * (wrong[:, None] == correct[None, :])
-    if folds is None:
-        return ((weights @ wins) * weights).sum(axis=1) / weights.sum(axis=1) ** 2
-    same = (folds[:, None] == folds[None, :]).astype(float)
-    counted = ((weights @ same) * weights).sum(axis=1)
-    return ((weights @ (wins * same)) * weights).sum(axis=1) / counted
+    correct, wrong = np.atleast_2d(correct), np.atleast_2d(wrong)
+    folds = np.zeros(correct.shape, dtype=int) if folds is None else np.atleast_2d(folds)
+    wins = np.zeros((correct.shape[1], correct.shape[1]))
+    pairs = np.zeros_like(wins)
+    for first, second, fold in zip(correct, wrong, folds, strict=True):
+        same = fold[:, None] == fold[None, :]
+        pairs += same
+        wins += same * (second[:, None] > first[None, :])
+        wins += same * 0.5 * (second[:, None] == first[None, :])
+    with np.errstate(invalid="ignore"):
+        return ((weights @ wins) * weights).sum(axis=1) / ((weights @ pairs) * weights).sum(axis=1)
 
 
 def auc_draws(
     correct: Array,
     wrong: Array,
-    folds: NDArray[np.int64] | None,
     weights: Array,
     rng: np.random.Generator,
+    folds: NDArray[np.int64] | None = None,
 ) -> Array:
     """Return the AUC in each draw, shape (draws,); see :func:`auc`.
 
-    Where the samples are told apart without an error, every draw is too, and the bootstrap would
-    claim certainty from any number of samples: the draws then come from the posterior of a share of
-    which n of n were seen, Beta(n + 1/2, 1/2), by `rng`.
+    Two things that resampling scores does not show are added.
+
+    * Where all samples are told apart without an error, every draw is too, and the bootstrap would
+      claim certainty from any number of samples: the draws then come from the posterior of a share
+      of which n of n were seen, Beta(n + 1/2, 1/2), by `rng`.
+    * Scores of a classifier also vary with what it was trained on. To the variance of the draws is
+      added the corrected variance of cross-validation, (1 / m + test / training samples) times the
+      variance of the m folds' AUC (Nadeau and Bengio 2003). The sum is on the safe side: either
+      alone finds differences where there is none in up to 15 % of simulated studies, not in 5 %.
     """
-    draws = auc(correct, wrong, folds, weights)
-    if np.ptp(draws) > 0:
+    draws = auc(correct, wrong, weights, folds)
+    if np.nanmax(draws) == np.nanmin(draws) and draws[0] in (0.0, 1.0):
+        samples = np.shape(correct)[-1]
+        perfect = rng.beta(samples + 0.5, 0.5, len(weights))
+        return perfect if draws[0] == 1 else 1 - perfect
+    if folds is None:
         return draws
-    perfect = rng.beta(len(correct) + 0.5, 0.5, len(weights))
-    return {1.0: perfect, 0.0: 1 - perfect}.get(float(draws[0]), draws)
+    centre, variance = np.nanmean(draws), np.nanvar(draws)
+    if variance == 0:
+        return draws
+    total = variance + _cross_validation_variance(correct, wrong, folds)
+    return centre + (draws - centre) * np.sqrt(total / variance)
+
+
+def _cross_validation_variance(correct: Array, wrong: Array, folds: NDArray[np.int64]) -> float:
+    """Return the corrected variance of a mean of AUCs over folds (Nadeau and Bengio 2003)."""
+    found = [
+        auc(first[fold == f], second[fold == f], np.ones((1, (fold == f).sum())))[0]
+        for first, second, fold in zip(correct, wrong, folds, strict=True)
+        for f in range(fold.max() + 1)
+    ]
+    count = folds.max() + 1
+    return float((1 / len(found) + 1 / (count - 1)) * np.var(found, ddof=1))
 
 
 def classifier_scores(
     correct: Array, wrong: Array, instructions: list[str], seed: int
 ) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Score each sample by a linear classifier that has not seen its instruction.
+    """Score each sample by linear classifiers that have not seen its instruction.
 
     Linear discriminant analysis with Ledoit-Wolf shrinkage, which needs no tuning where layers
     outnumber samples, on the standardised curve over the layers (its logarithm, if all values are
-    positive), in five folds of instructions: both responses of one are in the same fold.
+    positive), in five folds of instructions, dealt out five times: both responses of an instruction
+    are in the same fold.
 
     Parameters
     ----------
@@ -78,9 +113,9 @@ def classifier_scores(
     Returns
     -------
     correct, wrong
-        Scores, shape (samples, projections), higher for what looks wrong.
+        Scores, shape (repeats, samples, projections), higher for what looks wrong.
     folds
-        Fold of each sample, shape (samples,).
+        Fold of each sample, shape (repeats, samples).
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.pipeline import make_pipeline
@@ -88,26 +123,25 @@ def classifier_scores(
 
     if (correct > 0).all() and (wrong > 0).all():
         correct, wrong = np.log(correct), np.log(wrong)
-    folds = _folds(instructions, seed)
-    scores = np.empty((2, correct.shape[0], correct.shape[2]))
-    for projection in range(correct.shape[2]):
-        for fold in range(folds.max() + 1):
-            seen, held = folds != fold, folds == fold
-            first, second = correct[..., projection], wrong[..., projection]
-            x = np.concatenate([first[seen], second[seen]])
-            y = np.repeat([0, 1], seen.sum())
-            model = make_pipeline(
-                StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-            ).fit(x, y)
-            scores[0, held, projection] = model.decision_function(first[held])
-            scores[1, held, projection] = model.decision_function(second[held])
+    folds = np.stack([_folds(instructions, seed, repeat) for repeat in range(REPEATS)])
+    scores = np.empty((2, REPEATS, correct.shape[0], correct.shape[2]))
+    for repeat, projection, fold in np.ndindex(REPEATS, correct.shape[2], folds.max() + 1):
+        seen, held = folds[repeat] != fold, folds[repeat] == fold
+        first, second = correct[..., projection], wrong[..., projection]
+        model = make_pipeline(
+            StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        )
+        x = np.concatenate([first[seen], second[seen]])
+        model.fit(x, np.repeat([0, 1], seen.sum()))
+        scores[0, repeat, held, projection] = model.decision_function(first[held])
+        scores[1, repeat, held, projection] = model.decision_function(second[held])
     # the last bits depend on the linear algebra library, and ties must stay ties
     return *scores.round(9), folds
 
 
-def _folds(instructions: list[str], seed: int) -> NDArray[np.int64]:
+def _folds(instructions: list[str], seed: int, repeat: int) -> NDArray[np.int64]:
     """Return the fold of each sample: instructions are shuffled and dealt out in turn."""
     unique = sorted(set(instructions))
-    order = np.random.default_rng([seed, len(unique)]).permutation(len(unique))
+    order = np.random.default_rng([seed, repeat, len(unique)]).permutation(len(unique))
     place = dict(zip(unique, order % min(FOLDS, len(unique)), strict=True))
     return np.array([place[name] for name in instructions])

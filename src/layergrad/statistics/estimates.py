@@ -267,32 +267,36 @@ class Estimator:
         self, response: str, control: str, score: Callable[[Array], Array]
     ) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
-        return self._aucs(score(correct.metric()), score(wrong.metric()), None, weights)
+        return self._aucs(score(correct.metric()), score(wrong.metric()), weights)
 
     def _baseline(
         self, response: str, control: str, score: Callable[[Sampled], Array]
     ) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
-        return self._aucs(score(correct)[:, None], score(wrong)[:, None], None, weights)
+        return self._aucs(score(correct)[:, None], score(wrong)[:, None], weights)
 
     def _classifier(self, response: str, control: str) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
         first, second, folds = classifier_scores(
             correct.metric(), wrong.metric(), correct.values.instructions, self.seed
         )
-        return self._aucs(first, second, folds, weights)
+        return self._aucs(first, second, weights, folds)
 
     def _aucs(
-        self, correct: Array, wrong: Array, folds: NDArray[np.int64] | None, weights: Array
+        self,
+        correct: Array,
+        wrong: Array,
+        weights: Array,
+        folds: NDArray[np.int64] | None = None,
     ) -> tuple[int, Array, Array]:
         if not (np.isfinite(correct).all() and np.isfinite(wrong).all()):
             raise NotTestable("the score is not defined for every sample")
-        pairs = list(zip(correct.T, wrong.T, strict=True))
-        ones = np.ones((1, len(correct)))
-        effect = np.array([auc(c, w, folds, ones)[0] for c, w in pairs])
-        rng = seeded(self.seed, self.place)
-        draws = np.stack([auc_draws(c, w, folds, weights, rng) for c, w in pairs], axis=1)
-        return len(correct), effect, draws
+        projections = range(correct.shape[-1])
+        pairs = [(correct[..., p], wrong[..., p]) for p in projections]
+        ones, rng = np.ones((1, weights.shape[1])), seeded(self.seed, self.place)
+        effect = np.array([auc(*pair, ones, folds)[0] for pair in pairs])
+        draws = np.stack([auc_draws(*pair, weights, rng, folds) for pair in pairs], axis=1)
+        return weights.shape[1], effect, draws
 
     def _attempt(
         self,

@@ -27,6 +27,7 @@ from scipy import stats
 from layergrad.config import DatasetSpec, ModelSpec, Study
 from layergrad.statistics.estimates import CORRECT, CUT, MIN_SAMPLES
 from layergrad.statistics.metrics import label
+from layergrad.tables import FINDINGS
 
 Array = NDArray[np.float64]
 LENGTH_CONTROLS = ("sum_loss", "log_tokens", "equal_tokens", "per_log_token")
@@ -79,12 +80,12 @@ def test(effect: Effect, reference: float, confidence: float) -> tuple[float, fl
     The variance of the draws is that of a mean with n in the denominator, hence the factor
     sqrt(n / (n - 1)). Where the draws do not vary there is nothing to test with, and p is 1.
     """
+    if np.nanmin(effect.draws) == np.nanmax(effect.draws):
+        return effect.effect, effect.effect, 1.0
     n = effect.samples
     error = np.nanstd(effect.draws) * np.sqrt(n / (n - 1))
     reach = stats.t.ppf((1 + confidence) / 2, n - 1) * error
     distance = abs(effect.effect - reference)
-    if error == 0:
-        return effect.effect, effect.effect, 1.0
     p = 2 * stats.t.sf(distance / error, n - 1)
     return effect.effect - reach, effect.effect + reach, float(p)
 
@@ -456,7 +457,7 @@ def findings(study: Study, estimates: pl.DataFrame) -> pl.DataFrame:
     for row, source in zip(tested, rows, strict=True):
         row["verdict"], row["reason"] = _verdict(row, source, 1 - confidence)
     _mark_survival(tested)
-    return pl.DataFrame(tested, infer_schema_length=None)
+    return pl.DataFrame(tested, schema=FINDINGS.schema)
 
 
 def _tested(row: Row, metric: str, confidence: float) -> dict:

@@ -104,7 +104,7 @@ def _tables(
             cells = _names(model, dataset, cell.response, cell.control)
             parts[name].append(frame.with_columns(cells))
     estimates = _estimates(plan, model, dataset, measured, drawn)
-    parts["estimates"] = [_estimate_rows(e, model, dataset) for e in estimates]
+    parts["estimates"] = [estimate_rows(e, model, dataset) for e in estimates]
     parts["discrimination"] = [
         _discrimination_rows(e, settings).with_columns(
             _names(model, dataset, e.contrast, e.control)
@@ -224,19 +224,21 @@ def _estimates(
     drawn: dict[str, np.ndarray],
 ) -> list[Estimate]:
     study, spec = plan.study, plan.study.dataset(dataset)
+    measured_projections = [cell.values.projections for cell in measured if cell.values is not None]
     estimator = Estimator(
         cells={(cell.response, cell.control): cell.claim for cell in measured},
         responses=thinking(spec.responses),
         wrong=[control for control in study.controls_of(spec) if control != CORRECT],
         drawn=drawn,
-        projections=sorted(study.extraction.projections),
+        projections=[*measured_projections, sorted(study.extraction.projections)][0],
         seed=study.statistics.seed,
         place=f"{model}/{dataset}",
     )
     return list(estimator.all())
 
 
-def _estimate_rows(estimate: Estimate, model: str, dataset: str) -> pl.DataFrame:
+def estimate_rows(estimate: Estimate, model: str, dataset: str) -> pl.DataFrame:
+    """Return an estimate as rows of the table ESTIMATES, one a projection."""
     count = len(estimate.projections)
     known = estimate.effect is not None
     draws = estimate.draws.T if known else [None] * count
