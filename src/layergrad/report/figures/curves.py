@@ -50,14 +50,7 @@ def chart(
     x = theme.layer_axis(relative)
     y = alt.Y("mean:Q", title=metric, scale=theme.scale(log), axis=theme.value_axis())
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    hovered = alt.selection_point(
-        name="hovered",
-        fields=["layer"],
-        on="pointerover",
-        nearest=True,
-        empty=False,
-        clear="pointerout",
-    )
+    hovered = theme.hovered("layer")
     marks = theme.by_response(responses)
     faint = alt.when(chosen)
     base = alt.Chart().encode(x=x)
@@ -74,7 +67,7 @@ def chart(
         opacity=faint.then(alt.value(1)).otherwise(alt.value(0.15)),
     )
     points = (
-        base.mark_point(filled=True, aria=False)
+        base.mark_point(filled=True, aria=False, **theme.REACH)
         .encode(
             y=y,
             color=marks["color"],

@@ -51,9 +51,7 @@ def chart(
         Logarithmic axes.
     """
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    hovered = alt.selection_point(
-        name="hovered", fields=["row"], on="pointerover", empty=False, clear="pointerout"
-    )
+    hovered = theme.hovered("row")
     marks = theme.by_response(responses)
     points = (
         alt.Chart()

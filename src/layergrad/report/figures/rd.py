@@ -43,14 +43,7 @@ def chart(
     """
     title = "Relative difference"
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    hovered = alt.selection_point(
-        name="hovered",
-        fields=["layer"],
-        on="pointerover",
-        nearest=True,
-        empty=False,
-        clear="pointerout",
-    )
+    hovered = theme.hovered("layer")
     marks = theme.by_response(responses)
     faint = alt.when(chosen)
     percent = alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+~%')")
@@ -69,7 +62,7 @@ def chart(
         opacity=faint.then(alt.value(1)).otherwise(alt.value(0.15)),
     )
     points = (
-        base.mark_point(filled=True, aria=False)
+        base.mark_point(filled=True, aria=False, **theme.REACH)
         .encode(
             y=alt.Y("signed:Q", title=title, axis=percent),
             color=marks["color"],

@@ -22,6 +22,10 @@ COLOURS = ("#c1440e", "#0067a5", "#00805e", "#8a3a8f", "#6b5300", "#333333")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [1, 4])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
+# An unseen rim by which small points are easier to hover. (`nearest` would do better, but leaves
+# texts of its tooltips undefined.)
+REACH = {"stroke": "transparent", "strokeWidth": 12}
+
 CONFIG: dict[str, Any] = {
     "font": FONT,
     "background": "white",
@@ -82,6 +86,13 @@ def by_response(responses: list[str]) -> dict[str, Any]:
         "strokeDash": alt.StrokeDash("response:N", scale=_scale(DASHES, responses), **shown),
         "shape": alt.Shape("response:N", scale=_scale(SHAPES, responses), **shown),
     }
+
+
+def hovered(field: str) -> alt.Parameter:
+    """Return the selection of all marks that share a value with the one under the pointer."""
+    return alt.selection_point(
+        name="hovered", fields=[field], on="pointerover", empty=False, clear="pointerout"
+    )
 
 
 def value_axis() -> alt.Axis:

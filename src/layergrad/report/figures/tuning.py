@@ -53,14 +53,7 @@ def chart(
         Logarithmic vertical axis.
     """
     chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    hovered = alt.selection_point(
-        name="hovered",
-        fields=["layer"],
-        on="pointerover",
-        nearest=True,
-        empty=False,
-        clear="pointerout",
-    )
+    hovered = theme.hovered("layer")
     marks = theme.by_response(responses)
     faint = alt.when(chosen)
     y = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
@@ -80,7 +73,7 @@ def chart(
         opacity=faint.then(alt.value(1)).otherwise(alt.value(0.12)),
     )
     points = (
-        base.mark_point(filled=True, aria=False)
+        base.mark_point(filled=True, aria=False, **theme.REACH)
         .encode(
             y=alt.Y("mean:Q", **y),
             color=marks["color"],

@@ -4,7 +4,8 @@ const layergrad = (() => {
   const settings = JSON.parse(document.getElementById("layergrad-settings").textContent);
   const families = Object.keys(settings.templates);
   const models = {};
-  const waiting = {};
+  const received = {};
+  const loading = {};
   const views = {};
   let shown = {};
   let latest = 0;
@@ -13,20 +14,21 @@ const layergrad = (() => {
 
   function receive([model, data]) {
     models[model] = data;
-    if (waiting[model]) waiting[model]();
+    if (received[model]) received[model]();
   }
 
   // A large study keeps each model's numbers in a script beside the page: unlike a request for
   // data, a script may be loaded by a page that was opened from a file.
   function load(model) {
     if (models[model]) return Promise.resolve();
-    return new Promise((resolve, reject) => {
-      waiting[model] = resolve;
+    loading[model] ??= new Promise((resolve, reject) => {
+      received[model] = resolve;
       const script = document.createElement("script");
       script.src = `data/${settings.files[model]}`;
       script.onerror = () => reject(new Error(`${script.src} is missing: it belongs to this page`));
       document.head.append(script);
     });
+    return loading[model];
   }
 
   function rowsOf(packed, choice) {
