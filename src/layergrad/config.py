@@ -145,6 +145,12 @@ class ModelSpec(Entry):
     )
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="Attention implementation.")
     note: str = Field("", description="Shown wherever the model's numbers are shown.")
+    billions: float | None = Field(
+        None, gt=0, description="Parameters in billions; only to estimate what a study costs."
+    )
+    layers: int | None = Field(
+        None, ge=1, description="Layers; only to estimate what a study costs."
+    )
     gpus: int = Field(
         1, ge=0, description="GPUs of one extraction job; above 1 the weights are sharded."
     )

@@ -54,10 +54,15 @@ def measure(
 def plan(study: Study = Path("config.yaml")) -> None:
     """Print what a study consists of, what is there and what remains to be computed."""
     from layergrad.config import load_study
+    from layergrad.cost import Cost, describe_cost
     from layergrad.plan import Plan
     from layergrad.results import describe
 
-    print(describe(Plan(load_study(study))))
+    planned = Plan(load_study(study))
+    cost = Cost(planned)
+    print(describe_cost(cost))
+    if not cost.absent:  # the cells can be told without the data, jobs need their content
+        print("", describe(planned), sep="\n")
 
 
 @app.command()
