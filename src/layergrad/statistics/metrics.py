@@ -189,7 +189,10 @@ def measure(spectra: pl.LazyFrame, metrics: list[str], reduction: str = "mean") 
 
 def _column(name: str, spectrum: pl.Expr, reduction: str) -> pl.Expr:
     metric = find_metric(name.removeprefix(SUM_LOSS) if reduction == "sum" else name)
-    value = metric(spectrum)
+    try:
+        value = metric(spectrum)
+    except Exception as error:
+        raise UserError(f"metric {name}: {type(error).__name__}: {error}") from error
     if not isinstance(value, pl.Expr):
         raise UserError(
             f"metric {name}: must return a Polars expression of the spectrum column, returned "
