@@ -22,6 +22,7 @@ MEASURES = {
     "unclosed": "rows whose text ends within a sentence",
     "answers": "rows whose final answer can be compared with the right one",
     "same_answer": "of those, rows whose final answer is the right one",
+    "unchanged": "rows whose text is the right response itself",
     "own_sentences": "rows that hold a piece of the right response, word for word",
     "doubled_punctuation": "rows with punctuation after punctuation",
     "words": "words of a response, median",
@@ -134,6 +135,7 @@ def _against(
     own = right[response]
     pairs = [(text, own[sample]) for sample, text in texts.items() if sample in own]
     found = {
+        "unchanged": sum(a == b for a, b in pairs),
         "line_breaks_changed": sum(a.count("\n") != b.count("\n") for a, b in pairs),
         "length_ratio": sum(len(a) / len(b) for a, b in pairs) / len(pairs),
     }

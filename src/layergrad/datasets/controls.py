@@ -3,6 +3,12 @@
 A control sees the whole pool, so a study that asks for more samples changes none that it had; what
 it draws depends on the seed and on the sample alone. The wrong answer of a sample is the same in
 all its responses.
+
+Bounds, which tests and the audit check: `irrelevant` keeps the number of lines and the list mark of
+each, and the mean length of a response within 5 %; `wrong_answer` changes the answer alone;
+`shuffled_steps` keeps every character, in another order; `other_response` has the form of its donor,
+whose longest response is at most 2.5 times as long or as short; `mosaic_paper` keeps the number of
+sentences, but neither lines nor length.
 """
 
 from __future__ import annotations
@@ -324,7 +330,7 @@ def shuffled_steps(bank: Bank, sample: Sample, response: str) -> str:
 
     Sentences change places with those of the same kind (prose, heading, formula), so that lines,
     list marks and formula blocks stay. A response of one sentence cannot be shuffled and is
-    returned as it is; :func:`unchanged` counts those.
+    returned as it is; the audit counts those as ``unchanged``.
     """
     body, closing = answers.split_closing(sample.responses[response])
     lines = parse(body)
