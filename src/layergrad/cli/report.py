@@ -61,3 +61,16 @@ def page(
     plan = Plan(load_study(study))
     check_key("report", plan.page_key, key)
     write_page(plan, output, statistics)
+
+
+@app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="A figure, table, page, spectra, dataset, receipt.")],
+    study: StudyOption = Path("config.yaml"),
+) -> None:
+    """Say what a file was made from, back to the raw inputs, and whether it is still current."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.report.explain import explain as walk
+
+    print("\n".join(walk(Plan(load_study(study)), file).lines()))

@@ -221,14 +221,13 @@ def named(plan: Plan, model: str, dataset: str) -> list[pl.Expr]:
     ]
 
 
-def preflight(plan: Plan, folder: Path = Path("data/preflight")) -> list[dict[str, Any]]:
+def preflight(plan: Plan) -> list[dict[str, Any]]:
     """Return the preflight checks of each model that has a result, each with its status."""
-    found = []
-    for model in plan.study.models:
-        for file in sorted(folder.glob(f"{model.name}.*json")):
-            checks = (read_json(file) or {}).get("checks", [])
-            found += [{**check, "model": model.label} for check in checks]
-    return found
+    return [
+        {**check, "model": model.label}
+        for model in plan.study.models
+        for check in (read_json(plan.preflight_file(model.name)) or {}).get("checks", [])
+    ]
 
 
 def audit(plan: Plan, file: Path = Path("data/audit.parquet")) -> dict[str, Any] | None:

@@ -1,0 +1,252 @@
+"""Say what a file was made from, back to the raw inputs, and whether it is still current."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layergrad.config import FilesSource
+from layergrad.errors import UserError
+from layergrad.plan import STUDY_TABLES, Cell, Plan, model_source, source_files
+from layergrad.provenance import content_hash, read_json, read_provenance, recorded_key
+
+# Of more pairs than these only the first are followed; each can be asked for by itself.
+MOST_PAIRS = 4
+
+
+@dataclass
+class Node:
+    """A file, the key it records, the key the study asks for, and what it was made from."""
+
+    what: str
+    path: str
+    recorded: str | None
+    planned: str | None
+    told: list[str] = field(default_factory=list)
+    sources: list[Node] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """Whether the file is what the study asks for."""
+        if not Path(self.path).exists():
+            return "missing"
+        if self.recorded == self.planned:
+            return "current"
+        return f"outdated: it records {self.recorded}, the study asks for {self.planned}"
+
+    def lines(self, depth: int = 0) -> Iterator[str]:
+        """Yield the node and all that it was made from, indented."""
+        indent = "  " * depth
+        yield f"{indent}{self.path}"
+        yield f"{indent}  {self.what}; {self.status}"
+        for told in self.told:
+            yield f"{indent}  {told}"
+        for source in self.sources:
+            yield from source.lines(depth + 1)
+
+
+def explain(plan: Plan, file: Path) -> Node:
+    """Return the node of a file of a study.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or is none that the workflow writes for this study.
+    """
+    if not file.exists():
+        raise UserError(f"{file}: no such file; `snakemake {file}` makes it if the study has it")
+    path = str(file.resolve().relative_to(Path.cwd()) if file.is_absolute() else file)
+    for pattern, found in _KINDS.items():
+        match = re.fullmatch(pattern, path)
+        if match:
+            return found(plan, path, *match.groups())
+    raise UserError(
+        f"{file}: is no result of the workflow; ask for a figure, a table, the page, spectra, a "
+        "dataset or a model's receipt"
+    )
+
+
+# ---------------------------------------------------------------------------------------- kinds
+
+
+def _page(plan: Plan, path: str) -> Node:
+    node = Node("the report", path, recorded_key(path), plan.page_key)
+    node.sources = [_table(plan, f"data/statistics/{name}.parquet", name) for name in STUDY_TABLES]
+    for table in node.sources[1:]:
+        table.sources = []  # all tables come from the same pairs
+    return node
+
+
+def _figure(plan: Plan, path: str, name: str) -> Node:
+    spec = f"reports/figures/{name}.json"
+    recorded = (read_json(spec) or {}).get("usermeta", {})
+    known = name in plan.figures
+    node = Node(
+        f"figure {name}", path, recorded.get("key"), plan.figure_key(name) if known else None
+    )
+    node.told = [_versions(recorded.get("versions", {})), _settings(recorded.get("settings", {}))]
+    pairs = [(pair["model"], pair["dataset"]) for pair in recorded.get("pairs", [])]
+    return _with_pairs(plan, node, pairs)
+
+
+def _table(plan: Plan, path: str, name: str) -> Node:
+    recorded = read_provenance(path) or {}
+    node = Node(f"table {name} over all pairs", path, recorded.get("key"), plan.tables_key)
+    node.told = [_versions(recorded.get("versions", {})), _settings(recorded.get("settings", {}))]
+    pairs = [tuple(pair.split("/", 1)) for pair in recorded.get("inputs", {})]
+    return _with_pairs(plan, node, pairs)
+
+
+def _with_pairs(plan: Plan, node: Node, pairs: list[tuple[str, str]]) -> Node:
+    known = [pair for pair in pairs if pair in plan.pairs]
+    node.sources = [_statistics(plan, *pair) for pair in known[:MOST_PAIRS]]
+    if len(known) > MOST_PAIRS:
+        node.told.append(f"and {len(known) - MOST_PAIRS} more models and datasets like these")
+    node.told = [told for told in node.told if told]
+    return node
+
+
+def _statistics(plan: Plan, model: str, dataset: str) -> Node:
+    path = plan.statistics_file(model, dataset, "curves")
+    recorded = read_provenance(path) or {}
+    node = Node(
+        f"statistics of {model} on {dataset}",
+        path,
+        recorded.get("key"),
+        plan.statistics_key(model, dataset),
+        sources=[_spectra(plan, model, dataset)],
+    )
+    return node
+
+
+def _pair_table(plan: Plan, path: str, model: str, pair: str) -> Node:
+    dataset, _, key = pair.partition(".")
+    if (model, dataset) in plan.pairs:
+        node = _statistics(plan, model, dataset)
+        node.path, node.recorded = path, (read_provenance(path) or {}).get("key")
+        return node
+    return Node(f"statistics of {model} on {dataset}, not in the study", path, key, None)
+
+
+def _spectra(plan: Plan, model: str, dataset: str) -> Node:
+    path = plan.spectra_file(model, dataset)
+    index = read_json(path) or {}
+    planned = plan.spectra_key(model, dataset)
+    node = Node(f"spectra of {model} on {dataset}", path, index.get("key"), planned)
+    cells = index.get("cells", [])
+    if cells:
+        measured, failed = sum(c["samples"] for c in cells), sum(c["failed"] for c in cells)
+        node.told.append(f"{len(cells)} cells, {measured} samples measured, {failed} fell out")
+        node.told += [f"{c['response']}, {c['control']}: sha256 {c['sha256']}" for c in cells]
+        made = (read_provenance(cells[0]["spectra"]) or {}).get("made", {})
+        node.told += [f"measured with {flat(made)}"] if made else []
+        node.told += _date(cells[0]["spectra"])
+    node.sources = [_dataset(plan, dataset), _model(plan, model)]
+    return node
+
+
+def _index(plan: Plan, path: str, model: str, name: str) -> Node:
+    dataset, _, key = name.partition(".")
+    if (model, dataset) in plan.pairs:
+        node = _spectra(plan, model, dataset)
+        node.path, node.recorded = path, (read_json(path) or {}).get("key")
+        return node
+    return Node(f"spectra of {model} on {dataset}, not in the study", path, key, None)
+
+
+def _cell(plan: Plan, path: str, model: str, dataset: str, response: str, control: str) -> Node:
+    recorded = read_provenance(path) or {}
+    cell = Cell(model, dataset, response, control)
+    known = cell in plan.all_cells
+    node = Node(
+        f"spectra of one cell: {', '.join(cell)}",
+        path,
+        recorded.get("key"),
+        plan.cell_key(cell) if known else None,
+    )
+    made = recorded.get("made", {})
+    node.told = [f"measured with {flat(made)}"] if made else []
+    node.told += _date(path)
+    if known:
+        node.sources = [_dataset(plan, dataset), _model(plan, model)]
+    return node
+
+
+def _dataset(plan: Plan, name: str, path: str | None = None) -> Node:
+    spec = plan.study.dataset(name)
+    path = path or plan.dataset_file(name)
+    recorded = read_provenance(path) or {}
+    node = Node(f"dataset {name}", path, recorded.get("key"), plan.dataset_key(name))
+    node.told = [f"source: {flat(spec.source.model_dump(mode='json', exclude={'columns'}))}"]
+    if isinstance(spec.source, FilesSource):
+        node.told += [f"raw file {f}: md5 {content_hash(f)}" for f in sorted(source_files(spec))]
+    if spec.license:
+        node.told.append(f"licence: {spec.license}")
+    return node
+
+
+def _dataset_file(plan: Plan, path: str, name: str) -> Node:
+    return _dataset(plan, name, path)
+
+
+def _model(plan: Plan, name: str, path: str | None = None) -> Node:
+    path = path or plan.model_file(name)
+    receipt = read_json(path) or {}
+    node = Node(f"model {name}", path, receipt.get("key"), plan.model_key(name))
+    spec = plan.study.model(name)
+    node.told = [f"source: {flat(model_source(spec))}"]
+    node.told += [f"{file}: sha256 {digest}" for file, digest in receipt.get("files", {}).items()]
+    return node
+
+
+def _receipt(plan: Plan, path: str, name: str) -> Node:
+    return _model(plan, name, path)
+
+
+_NAME = r"([a-z0-9][a-z0-9_-]*)"
+_KINDS = {
+    r"reports/index\.html": _page,
+    r"reports/figures/(.+)\.(?:json|svg|png)": _figure,
+    r"reports/tables/(.+)\.csv": _figure,
+    rf"data/statistics/{_NAME}\.parquet": _table,
+    rf"data/pairs/{_NAME}/([^/]+)/[^/]+\.parquet": _pair_table,
+    rf"data/spectra/{_NAME}/([^/]+)\.json": _index,
+    rf"data/spectra/{_NAME}/{_NAME}/{_NAME}\.{_NAME}\.[^/]+\.parquet": _cell,
+    rf"data/datasets/{_NAME}\.[0-9a-f]+\.parquet": _dataset_file,
+    rf"data/models/{_NAME}\.[0-9a-f]+\.json": _receipt,
+}
+
+
+# -------------------------------------------------------------------------------------- helpers
+
+
+def flat(values: Any) -> str:
+    """Return nested values on one line."""
+    if isinstance(values, dict):
+        return ", ".join(
+            flat(value) if isinstance(value, dict) else f"{name} {flat(value)}"
+            for name, value in values.items()
+            if value not in (None, {}, [])
+        )
+    return " ".join(map(str, values)) if isinstance(values, list) else str(values)
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return f"made with {flat(versions)}" if versions else ""
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return f"settings: {flat(settings)}" if settings else ""
+
+
+def _date(path: str) -> list[str]:
+    """Return the date of a file here: DVC and git do not keep it, so it may be that of a pull."""
+    from datetime import UTC, datetime
+
+    if not Path(path).exists():
+        return []
+    written = datetime.fromtimestamp(Path(path).stat().st_mtime, tz=UTC)
+    return [f"written here {written:%Y-%m-%d %H:%M} UTC"]

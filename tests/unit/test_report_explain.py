@@ -1,0 +1,87 @@
+"""``layergrad explain``: what a file was made from, and whether it is current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layergrad.errors import UserError
+from layergrad.plan import Plan
+from layergrad.report.draw import draw
+from layergrad.report.explain import explain, flat
+from tests.unit.test_report_figures import measured
+
+FIGURE = "curves.tiny-base.gsm_symbolic"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plan = measured(folder)
+        draw(plan, FIGURE, Path("reports/figures"))
+        yield plan
+
+
+def told(plan: Plan, file: str) -> str:
+    return "\n".join(explain(plan, Path(file)).lines())
+
+
+@pytest.mark.parametrize("file", [f"reports/figures/{FIGURE}.svg", f"reports/tables/{FIGURE}.csv"])
+def test_a_figure_is_walked_back_to_its_sources(plan, file):
+    text = told(plan, file)
+    assert explain(plan, Path(file)).status == "current"
+    for place in (
+        plan.statistics_file("tiny-base", "gsm_symbolic", "curves"),
+        plan.spectra_file("tiny-base", "gsm_symbolic"),
+        plan.dataset_file("gsm_symbolic"),
+        plan.model_file("tiny-base"),
+    ):
+        assert place in text
+    assert "generator gsm_symbolic" in text
+    assert "sha256" in text
+    assert "altair" in text
+
+
+def test_a_changed_setting_makes_files_outdated(plan):
+    settings = plan.study.statistics.model_copy(update={"seed": 7})
+    other = Plan(plan.study.model_copy(update={"statistics": settings}))
+    figure = explain(other, Path(f"reports/figures/{FIGURE}.svg"))
+    assert figure.status.startswith("outdated")
+    (statistics,) = figure.sources
+    assert statistics.status == "missing"
+    assert statistics.sources[0].status == "current"
+    assert explain(other, Path("data/statistics/mad.parquet")).status.startswith("outdated")
+
+
+def test_every_kind_of_file_is_known(plan):
+    cell = plan.all_cells[0]
+    for file in (
+        plan.statistics_file("tiny-base", "gsm_symbolic", "mad"),
+        plan.spectra_file("tiny-base", "gsm_symbolic"),
+        plan.cell_file(cell),
+        "data/statistics/findings.parquet",
+    ):
+        node = explain(plan, Path(file))
+        assert node.status == "current"
+        assert node.path == file
+
+
+def test_files_of_another_study_are_named_so(plan):
+    small = plan.study.model_copy(update={"datasets": plan.study.datasets[1:]})
+    text = told(Plan(small), plan.spectra_file("tiny-base", "gsm_symbolic"))
+    assert "not in the study" in text
+
+
+def test_other_files_are_refused(plan):
+    with pytest.raises(UserError, match="no such file"):
+        explain(plan, Path("reports/nothing.svg"))
+    Path("notes.txt").write_text("")
+    with pytest.raises(UserError, match="no result of the workflow"):
+        explain(plan, Path("notes.txt"))
+
+
+def test_values_on_one_line():
+    assert flat({"a": 1, "b": {"c": "x", "d": None}, "e": ["y", "z"]}) == "a 1, c x, e y z"
