@@ -91,6 +91,8 @@ def audit(
     if output is not None:
         write_table(table, AUDIT, output, {"key": plan.audit_key})
     _print_table(wide(table))
+    if model_receipt:
+        _print_table(wide(table, tokens=True))
 
 
 def _token_audits(plan: Plan, built: pl.DataFrame, receipts: list[Path]) -> list[pl.DataFrame]:

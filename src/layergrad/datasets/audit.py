@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from layergrad.config import RESPONSE_ORDER
 from layergrad.datasets.answers import final_answer, same_answer, split_closing
 from layergrad.datasets.pool import right_answer
 from layergrad.datasets.sentences import doubled_punctuation, fragments
@@ -86,10 +87,21 @@ def audit_tokens(samples: pl.DataFrame, model: str, encoder) -> pl.DataFrame:
     return conform(pl.DataFrame(rows, infer_schema_length=None), AUDIT)
 
 
-def wide(table: pl.DataFrame) -> pl.DataFrame:
-    """Return an audit for people: one row per response and control, measures as columns."""
-    keys = ["dataset", "response", "control", "model"]
-    frame = table.pivot("measure", index=keys, values="value", maintain_order=True)
+def wide(table: pl.DataFrame, tokens: bool = False) -> pl.DataFrame:
+    """Return an audit for people: one row per response and control, measures as columns.
+
+    Parameters
+    ----------
+    table
+        Table AUDIT.
+    tokens
+        Show what is counted per model instead of what is seen in the text.
+    """
+    keys = ["dataset", "response", "control", *(["model"] if tokens else [])]
+    shown = table.filter((pl.col("model") != "") if tokens else (pl.col("model") == ""))
+    frame = shown.pivot("measure", index=keys, values="value", maintain_order=True)
+    order = [*RESPONSE_ORDER, *sorted(set(frame["response"]) - set(RESPONSE_ORDER))]
+    frame = frame.with_columns(pl.col("response").cast(pl.Enum(order))).sort(keys)
     return frame.select(*keys, *(m for m in MEASURES if m in frame.columns))
 
 

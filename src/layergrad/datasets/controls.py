@@ -6,9 +6,9 @@ all its responses.
 
 Bounds, which tests and the audit check: `irrelevant` keeps the number of lines and the list mark of
 each, and the mean length of a response within 5 %; `wrong_answer` changes the answer alone;
-`shuffled_steps` keeps every character, in another order; `other_response` has the form of its donor,
-whose longest response is at most 2.5 times as long or as short; `mosaic_paper` keeps the number of
-sentences, but neither lines nor length.
+`shuffled_steps` keeps every character, in another order; `other_response` has the form of its
+donor, whose longest response is at most 2.5 times as long or as short; `mosaic_paper` keeps the
+number of sentences, but neither lines nor length.
 """
 
 from __future__ import annotations
