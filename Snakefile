@@ -35,6 +35,7 @@ localrules:
     all,
     datasets,
     spectra,
+    similarity,
     statistics,
     report,
     fetch,
@@ -52,6 +53,7 @@ rule all:
         rules.manifest.output,
         rules.measure.output,
         rules.page.output,
+        SIMILARITY_FILES if STUDY.similarity else [],
 
 
 rule datasets:
@@ -62,6 +64,11 @@ rule datasets:
 rule spectra:
     input:
         SPECTRA_FILES,
+
+
+rule similarity:
+    input:
+        SIMILARITY_FILES,
 
 
 rule statistics:

@@ -1,7 +1,8 @@
 # Spectra: the singular values of every gradient, one job a (model, dataset).
 #
 # in   data/datasets/DATASET.KEY.parquet
-# out  data/models/MODEL.KEY.json               receipt of a model's files, which lie beside it
+# out  data/similarity/MODEL/DATASET.KEY.parquet   cosines, if the study asks for them
+#      data/models/MODEL.KEY.json               receipt of a model's files, which lie beside it
 #      data/spectra/MODEL/KEY.preflight.json    checks of a model; one that fails stops its cells
 #      data/spectra/MODEL/DATASET.KEY.json      index of a pair: its cells, their files and checksums
 #      data/spectra/MODEL/DATASET/RESPONSE.CONTROL.KEY.parquet   tables `spectra` and, beside, `failures`
@@ -11,6 +12,7 @@
 # reuses every row it knows, so one load of a model serves all that a pair lacks.
 
 SPECTRA_FILES = [PLAN.spectra_file(*pair) for pair in PLAN.pairs]
+SIMILARITY_FILES = [PLAN.similarity_file(*pair) for pair in PLAN.pairs]
 
 
 rule fetch:
@@ -108,6 +110,40 @@ rule extract:
         " --model {wildcards.model} --dataset {wildcards.dataset} --key {wildcards.key}"
         " --model-receipt {input.receipt} --samples {input.samples}"
         " --preflight {input.preflight} --output {output} 2>&1 | tee {log}"
+
+
+rule cosines:
+    input:
+        unpack(
+            lambda w: needs(
+                [PLAN.similarity_file(w.model, w.dataset)],
+                is_made(PLAN.similarity_file(w.model, w.dataset)),
+                receipt=PLAN.model_file(w.model),
+                samples=PLAN.dataset_file(w.dataset),
+            )
+        ),
+    output:
+        "data/similarity/{model}/{dataset}.{key}.parquet",
+    log:
+        "logs/cosines/{model}/{dataset}.{key}.log",
+    conda:
+        "../envs/spectra.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        gpu=lambda w: STUDY.model(w.model).gpus,
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
+    params:
+        study=STUDY_FILE,
+    message:
+        "Compare the gradients of {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "export POLARS_MAX_THREADS={threads};"
+        " python -m layergrad lease --gpus {resources.gpu} --"
+        " python -m layergrad similarity --study {params.study}"
+        " --model {wildcards.model} --dataset {wildcards.dataset} --key {wildcards.key}"
+        " --model-receipt {input.receipt} --samples {input.samples} --output {output}"
+        " 2>&1 | tee {log}"
 
 
 rule manifest:

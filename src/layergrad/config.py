@@ -456,6 +456,10 @@ class Study(Entry):
     )
     samples: int = Field(8, ge=1, description="Samples of a cell; fewer where a source has fewer.")
     seed: int = Field(0, description="Seed of the choice of samples and of the controls.")
+    similarity: bool = Field(
+        False,
+        description="Also measure cosines between the gradients of an instruction's responses.",
+    )
     extraction: ExtractionSettings = Field(
         default_factory=ExtractionSettings, description="Engine."
     )

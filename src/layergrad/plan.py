@@ -25,7 +25,13 @@ from layergrad.config import (
 )
 from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
-from layergrad.report.names import figure_names, find_figure
+from layergrad.report.names import (
+    Figure,
+    figure_names,
+    find_figure,
+    find_paper_figure,
+    paper_figures,
+)
 
 # Raise when a change of code changes what the phase produces; tests/unit/test_versions.py asks for it.
 DATASET_VERSION = 1
@@ -117,6 +123,10 @@ class Plan:
             "extraction": self.study.extraction.model_dump(mode="json"),
         }
 
+    def preflight_key(self, model: str) -> str:
+        """Return the key of a model's preflight: it depends on the engine, not on the samples."""
+        return key("preflight", self.engine(model))
+
     def cell_key(self, cell: Cell) -> str:
         """Return the key of a cell's spectra."""
         samples = self.samples_key(cell.dataset, cell.response, cell.control)
@@ -126,6 +136,10 @@ class Plan:
         """Return the key of a pair's spectra, all cells."""
         cells = self.cells(model, dataset)
         return key("pair", [[cell.response, cell.control, self.cell_key(cell)] for cell in cells])
+
+    def similarity_key(self, model: str, dataset: str) -> str:
+        """Return the key of a pair's cosines: they depend on what its spectra depend on."""
+        return key("similarity", self.spectra_key(model, dataset))
 
     def statistics_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's statistics."""
@@ -156,17 +170,24 @@ class Plan:
 
         Models and datasets that the figure does not show leave it as it is.
         """
-        figure = find_figure(self.study, name)
+        return self._figure_key("figure", find_figure(self.study, name), self._figures_code)
+
+    def paper_key(self, name: str) -> str:
+        """Return the key of a figure or table of the paper."""
+        code = [self._figures_code, content_hash(PACKAGE / "report" / "paper.py")]
+        return self._figure_key("paper", find_paper_figure(self.study, name), code)
+
+    def _figure_key(self, what: str, figure: Figure, code: Any) -> str:
         models = [self.study.model(m) for m in dict.fromkeys(m for m, _ in figure.pairs)]
         datasets = [self.study.dataset(d) for d in dict.fromkeys(d for _, d in figure.pairs)]
         return key(
-            "figure",
-            name,
+            what,
+            figure.name,
             [[m.label, m.note, m.family, m.tuning] for m in models],
             [[d.label, d.group, d.task] for d in datasets],
             [self.statistics_key(*pair) for pair in figure.pairs],
             self.study.report.metric,
-            self._figures_code,
+            code,
         )
 
     @cached_property
@@ -181,6 +202,11 @@ class Plan:
     def figures(self) -> list[str]:
         """Names of the figures, made of slugs with dots between."""
         return figure_names(self.study)
+
+    @property
+    def paper(self) -> list[str]:
+        """Names of the figures and tables of the paper, as those of the figures."""
+        return [figure.name for figure in paper_figures(self.study)]
 
     @cached_property
     def _figures_code(self) -> str:
@@ -205,9 +231,17 @@ class Plan:
         folder = f"data/spectra/{cell.model}/{cell.dataset}"
         return f"{folder}/{cell.response}.{cell.control}.{self.cell_key(cell)}.parquet"
 
+    def preflight_file(self, model: str) -> str:
+        """Name of the checks of one model, kept with its spectra."""
+        return f"data/spectra/{model}/{self.preflight_key(model)}.preflight.json"
+
     def spectra_file(self, model: str, dataset: str) -> str:
         """Name of the index of a pair's spectra: the files of its cells, with their checksums."""
         return f"data/spectra/{model}/{dataset}.{self.spectra_key(model, dataset)}.json"
+
+    def similarity_file(self, model: str, dataset: str) -> str:
+        """Name of the cosines between the gradients of a pair's samples."""
+        return f"data/similarity/{model}/{dataset}.{self.similarity_key(model, dataset)}.parquet"
 
     def statistics_file(self, model: str, dataset: str, table: str) -> str:
         """Name of one table of a pair's statistics."""
@@ -221,6 +255,14 @@ class Plan:
         """Names of a figure's files: Vega-Lite with the key inside, pictures, numbers."""
         pictures = [f"reports/figures/{name}.{kind}" for kind in ("json", "svg", "png")]
         return [*pictures, f"reports/tables/{name}.csv"]
+
+    def paper_files(self, name: str) -> list[str]:
+        """Names of the files of a figure (SVG, PDF) or table (LaTeX, CSV) of the paper.
+
+        The first holds the key.
+        """
+        kinds = ("tex", "csv") if name.startswith("mad.") else ("svg", "pdf")
+        return [f"reports/paper/{name}.{kind}" for kind in ("json", *kinds)]
 
 
 def model_source(spec: ModelSpec) -> dict[str, Any]:

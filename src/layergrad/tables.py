@@ -73,6 +73,18 @@ AUDIT = Table(
     },
     ("dataset", "response", "control", "model", "measure"),
 )
+# Cosine of a sample's gradient and that of another response, or control, to the same instruction.
+SIMILARITY = Table(
+    "similarity",
+    {
+        **_SAMPLE,
+        "other_response": pl.String,
+        "other_control": pl.String,
+        **_PLACE,
+        "cosine": pl.Float64,
+    },
+    (*_CELL_KEY, "row", "other_response", "other_control", "layer", "projection"),
+)
 METRICS = Table(
     "metrics",
     {

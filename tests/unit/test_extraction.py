@@ -196,14 +196,14 @@ def test_a_failed_preflight_stops_every_sample_with_its_reason(folder):
 
 
 def test_weights_that_are_not_finite_fail_every_sample(folder, monkeypatch):
-    original = pair._load
+    original = pair.load
 
     def poisoned(*arguments):
         model, device = original(*arguments)
         model.model.layers[1].self_attn.o_proj.weight.data[3, 3] = torch.nan
         return model, device
 
-    monkeypatch.setattr(pair, "_load", poisoned)
+    monkeypatch.setattr(pair, "load", poisoned)
     index = run(Plan(study(3)), rows(3))
     failures = read_table(index["cells"][0]["failures"], FAILURES)
     assert failures["reason"].to_list() == ["non_finite"] * 3

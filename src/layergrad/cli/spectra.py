@@ -54,6 +54,27 @@ def preflight(
 
 
 @app.command()
+def similarity(
+    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
+    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
+    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
+    samples: Annotated[Path, typer.Option(help="What `build` wrote.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+) -> None:
+    """Measure cosines between the gradients of an instruction's responses."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.spectra.similarity import write_similarity
+
+    quiet_libraries()
+    plan = Plan(load_study(study))
+    check_key(f"similarity of {model} on {dataset}", plan.similarity_key(model, dataset), key)
+    write_similarity(plan, model, dataset, model_receipt, samples, output)
+
+
+@app.command()
 def extract(
     model: Annotated[str, typer.Option(help="Folder, or hub id owner/name[@revision].")],
     samples: Annotated[

@@ -233,7 +233,7 @@ def preflight_model(
     rows = read_table(samples, DATASET).filter(pl.col("control") == "correct")
     rows = rows.group_by("response", maintain_order=True).head(PREFLIGHT_SAMPLES)
     encoder = make_encoder(plan, model, fetched["path"])
-    loaded, device = _load(plan, model, fetched["path"])
+    loaded, device = load(plan, model, fetched["path"])
     spec, settings = plan.study.model(model), plan.study.extraction
     checks = run_checks(
         loaded,
@@ -251,13 +251,13 @@ def preflight_model(
         "model": model,
         "passed": all(check["status"] != "failed" for check in checks),
         "checks": checks,
-        "provenance": describe_run(plan, model) | _describe_device(device),
+        "provenance": describe_run(plan, model) | describe_device(device),
     }
     write_json(record, output)
     return checks
 
 
-def _load(plan: Plan, model: str, folder: str) -> tuple[Any, Any]:
+def load(plan: Plan, model: str, folder: str) -> tuple[Any, Any]:
     """Load a model as the study wants it; return it and the device of its first layer."""
     import torch
 
@@ -271,7 +271,8 @@ def _load(plan: Plan, model: str, folder: str) -> tuple[Any, Any]:
     return load_model(folder, spec.dtype, spec.attention, device), device
 
 
-def _describe_device(device: Any) -> dict[str, Any]:
+def describe_device(device: Any) -> dict[str, Any]:
+    """Return the device and the versions that numbers may depend on."""
     import torch
     import transformers
 
@@ -297,7 +298,7 @@ def _measure_new(
     from layergrad.spectra.extract import Extractor, Failed
 
     settings = plan.study.extraction
-    loaded, device = _load(plan, model, folder)
+    loaded, device = load(plan, model, folder)
     extractor = Extractor(
         loaded, settings.projections, settings.reduction, plan.study.runtime.token_budget
     )
@@ -316,7 +317,7 @@ def _measure_new(
             store.add_part(rows)
             progress.advance(len(batch))
     usage = extractor.usage
-    return _describe_device(device) | {
+    return describe_device(device) | {
         "seconds": round(usage.seconds, 1),
         "peak_gpu_bytes": usage.peak_bytes,
         "token_budget": usage.token_budget,
