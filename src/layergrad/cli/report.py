@@ -37,6 +37,24 @@ def draw(
 
 
 @app.command()
+def paper(
+    study: StudyOption,
+    name: Annotated[str, typer.Option(help="curves.MODEL.DATASET, rd.MODEL.DATASET or mad.MODEL.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports/paper"),
+    statistics: StatisticsOption = Path("data/statistics"),
+    key: KeyOption = None,
+) -> None:
+    """Write one figure (SVG, PDF) or table (LaTeX, CSV) of the original study."""
+    from layergrad.config import load_study
+    from layergrad.plan import Plan, check_key
+    from layergrad.report.paper import write_paper
+
+    plan = Plan(load_study(study))
+    check_key(f"{name} of the paper", plan.paper_key(name), key)
+    write_paper(plan, name, output_dir, statistics)
+
+
+@app.command()
 def figures(study: StudyOption) -> None:
     """List the figures of a study."""
     from layergrad.config import load_study

@@ -50,7 +50,7 @@ def draw(
     figure = find_figure(plan.study, name)
     rows, chart = picture(plan, figure, statistics)
     spec = finished(chart)
-    spec["usermeta"] = provenance = figure_provenance(plan, figure)
+    spec["usermeta"] = provenance = figure_provenance(plan, figure, plan.figure_key(name))
     svg = as_svg(spec)
     write_text(with_metadata(svg, spec, provenance), output_dir / f"{name}.svg")
     with atomic(output_dir / f"{name}.png") as aside:
@@ -200,10 +200,10 @@ def note_lines(model: ModelSpec) -> list[str]:
 # ------------------------------------------------------------------------------------ provenance
 
 
-def figure_provenance(plan: Plan, figure: Figure) -> dict[str, Any]:
+def figure_provenance(plan: Plan, figure: Figure, key: str) -> dict[str, Any]:
     """Return what a figure was made from."""
     return {
-        "key": plan.figure_key(figure.name),
+        "key": key,
         "figure": figure.name,
         "pairs": [
             {

@@ -92,6 +92,15 @@ def _figure(plan: Plan, path: str, name: str) -> Node:
     return _with_pairs(plan, node, pairs)
 
 
+def _paper(plan: Plan, path: str, name: str) -> Node:
+    recorded = read_json(f"reports/paper/{name}.json") or {}
+    planned = plan.paper_key(name) if name in plan.paper else None
+    node = Node(f"{name} of the paper", path, recorded.get("key"), planned)
+    node.told = [_versions(recorded.get("versions", {})), _settings(recorded.get("settings", {}))]
+    pairs = [(pair["model"], pair["dataset"]) for pair in recorded.get("pairs", [])]
+    return _with_pairs(plan, node, pairs)
+
+
 def _table(plan: Plan, path: str, name: str) -> Node:
     recorded = read_provenance(path) or {}
     node = Node(f"table {name} over all pairs", path, recorded.get("key"), plan.tables_key)
@@ -211,6 +220,7 @@ _KINDS = {
     r"reports/index\.html": _page,
     r"reports/figures/(.+)\.(?:json|svg|png)": _figure,
     r"reports/tables/(.+)\.csv": _figure,
+    r"reports/paper/(.+)\.(?:json|svg|pdf|tex|csv)": _paper,
     rf"data/statistics/{_NAME}\.parquet": _table,
     rf"data/pairs/{_NAME}/([^/]+)/[^/]+\.parquet": _pair_table,
     rf"data/spectra/{_NAME}/([^/]+)\.json": _index,

@@ -60,6 +60,26 @@ def figures(study: Study) -> list[Figure]:
     ]
 
 
+def paper_figures(study: Study) -> list[Figure]:
+    """Return the figures and tables of the original study, in the form of a paper's."""
+    every = [(m.name, d.name) for m in study.models for d in study.datasets]
+    return [
+        *(
+            Figure(f"curves.{model}.{dataset}", "curves", ((model, dataset),))
+            for model, dataset in every
+        ),
+        *(
+            Figure(f"rd.{model}.{dataset}", "rd", ((model, dataset),))
+            for model, dataset in every
+            if has_family(study, study.dataset(dataset), "rd")
+        ),
+        *(
+            Figure(f"mad.{model.name}", "mad", tuple((model.name, d.name) for d in study.datasets))
+            for model in study.models
+        ),
+    ]
+
+
 def has_family(study: Study, dataset: DatasetSpec, family: str) -> bool:
     """Tell whether a family applies to a dataset.
 
@@ -100,9 +120,18 @@ def figure_names(study: Study) -> list[str]:
 
 def find_figure(study: Study, name: str) -> Figure:
     """Return the figure of that name; a :class:`UserError` names the nearest one otherwise."""
-    known = {figure.name: figure for figure in figures(study)}
+    return _find("figure", figures(study), name)
+
+
+def find_paper_figure(study: Study, name: str) -> Figure:
+    """Return the paper's figure or table of that name, as :func:`find_figure`."""
+    return _find("figure or table of the paper", paper_figures(study), name)
+
+
+def _find(what: str, listed: list[Figure], name: str) -> Figure:
+    known = {figure.name: figure for figure in listed}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    raise UserError(f"unknown figure {name!r}; {hint}")
+    raise UserError(f"unknown {what} {name!r}; {hint}")

@@ -82,9 +82,9 @@ def by_response(responses: list[str]) -> dict[str, Any]:
     """
     shown = {"title": "Response", "legend": alt.Legend(symbolOpacity=1)}
     return {
-        "color": alt.Color("response:N", scale=_scale(COLOURS, responses), **shown),
-        "strokeDash": alt.StrokeDash("response:N", scale=_scale(DASHES, responses), **shown),
-        "shape": alt.Shape("response:N", scale=_scale(SHAPES, responses), **shown),
+        "color": alt.Color("response:N", scale=named(COLOURS, responses), **shown),
+        "strokeDash": alt.StrokeDash("response:N", scale=named(DASHES, responses), **shown),
+        "shape": alt.Shape("response:N", scale=named(SHAPES, responses), **shown),
     }
 
 
@@ -130,5 +130,6 @@ def projection_panels() -> alt.Facet:
     )
 
 
-def _scale(values: tuple[Any, ...], names: list[str]) -> alt.Scale:
+def named(values: tuple[Any, ...], names: list[str]) -> alt.Scale:
+    """Return a scale from names to colours, dashes or shapes; they repeat if there are more."""
     return alt.Scale(domain=names, range=[values[i % len(values)] for i in range(len(names))])
