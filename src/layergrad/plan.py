@@ -39,7 +39,16 @@ ENGINE_VERSION = 1
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
-_SHARED_TABLES = ("curves", "mad", "rd", "rd_summary", "samples", "lengths", "discrimination")
+_SHARED_TABLES = (
+    "curves",
+    "mad",
+    "rd",
+    "rd_summary",
+    "samples",
+    "lengths",
+    "ranks",
+    "discrimination",
+)
 PAIR_TABLES = ("metrics", *_SHARED_TABLES, "estimates")
 STUDY_TABLES = (*_SHARED_TABLES, "findings")
 CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own

@@ -185,6 +185,21 @@ LENGTHS = Table(
     },
     (*_CELL_KEY, "row", "projection", "metric"),
 )
+RANKS = Table(
+    "ranks",
+    {
+        **_CELL,
+        "projection": pl.String,
+        "band": pl.String,
+        # place in the descending spectrum, from 1, and the singular value there: the mean over the
+        # layers of the band and the samples, 0 beyond the end of a spectrum
+        "rank": pl.Int32,
+        "mean": pl.Float64,
+        **_INTERVAL,
+        "samples": pl.Int32,
+    },
+    (*_CELL_KEY, "projection", "band", "rank"),
+)
 ESTIMATES = Table(
     "estimates",
     {
@@ -281,6 +296,7 @@ TABLES = {
         RD_SUMMARY,
         SAMPLES,
         LENGTHS,
+        RANKS,
         ESTIMATES,
         DISCRIMINATION,
         FINDINGS,

@@ -16,6 +16,7 @@ from layergrad.provenance import digest, read_json
 from layergrad.statistics.curves import Values, values
 from layergrad.statistics.estimates import Sampled
 from layergrad.statistics.metrics import KEYS, SUM_LOSS, label, measure
+from layergrad.statistics.ranks import by_rank
 from layergrad.tables import FAILURES, METRICS, SPECTRA, read_table, scan_table
 
 
@@ -29,6 +30,8 @@ class MeasuredCell:
         Which cell of the pair.
     values
         The metrics; None in an empty cell.
+    ranks
+        The spectra by rank; None in an empty cell, or where only metrics were published.
     claim
         The metric of the claims, and the same with the sum loss.
     samples, failures
@@ -38,6 +41,7 @@ class MeasuredCell:
     response: str
     control: str
     values: Values | None
+    ranks: Values | None
     claim: Sampled
     samples: pl.DataFrame
     failures: pl.DataFrame
@@ -96,6 +100,7 @@ def measure_cells(
             cell["response"],
             cell["control"],
             values(frame, metrics, where) if full else None,
+            _ranks(cell),
             Sampled(
                 values(frame, claim, where) if full else None,
                 _floats(samples["response_tokens"]),
@@ -116,6 +121,12 @@ def _measure(plan: Plan, cell: dict[str, Any]) -> pl.DataFrame:
         return _published(cell["spectra"], [label(name) for name in names])
     spectra = scan_table([cell["spectra"]], SPECTRA)
     return measure(spectra, names, plan.study.extraction.reduction)
+
+
+def _ranks(cell: dict[str, Any]) -> Values | None:
+    if cell.get("table") == "metrics":
+        return None
+    return by_rank(scan_table([cell["spectra"]], SPECTRA), cell["spectra"])
 
 
 def _published(path: str, metrics: list[str]) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from layergrad.statistics.curves import Values, mad, mean_curve, relative_differ
 from layergrad.statistics.estimates import CORRECT, Estimate, Estimator
 from layergrad.statistics.findings import Effect, test, thinking
 from layergrad.statistics.metrics import label, rounded
+from layergrad.statistics.ranks import ranks_table
 from layergrad.tables import METRICS, TABLES, write_parts, write_table
 
 TOP_LAYERS = 5
@@ -98,6 +99,8 @@ def _tables(
         if cell.values is not None:
             found["lengths"] = _lengths(cell)
             found["curves"], found["mad"] = _curves_and_mad(cell.values, drawn, settings)
+            if cell.ranks is not None:
+                found["ranks"] = ranks_table(cell.ranks, drawn, settings)
             if cell.control != CORRECT and correct.get(cell.response) is not None:
                 found.update(_rd(cell.values, correct[cell.response], drawn, settings))
         for name, frame in found.items():
