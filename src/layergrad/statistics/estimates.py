@@ -277,6 +277,8 @@ class Estimator:
 
     def _classifier(self, response: str, control: str) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
+        if not all(np.isfinite(cell.metric()).all() for cell in (correct, wrong)):
+            raise NotTestable("the metric is not defined for every sample and layer")
         first, second, folds = classifier_scores(
             correct.metric(), wrong.metric(), correct.values.instructions, self.seed
         )
