@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from layergrad import __version__
 from layergrad.config import DatasetSpec, Study
 from layergrad.datasets.controls import Bank, apply_control
 from layergrad.datasets.pool import Pool, Sample, choose
@@ -63,5 +64,8 @@ def _facts(pool: Pool, samples: list[Sample], wanted: int) -> dict[str, Any]:
         "refused": pool.refused,
         "samples": len(samples),
         "samples_wanted": wanted,
-        "versions": {p: version(p) for p in ("layergrad", "polars", "reasoning-gym", "sentencex")},
+        "versions": {
+            "layergrad": __version__,  # it may run from its folder, without being installed
+            **{package: version(package) for package in ("polars", "reasoning-gym", "sentencex")},
+        },
     }
