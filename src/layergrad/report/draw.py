@@ -84,6 +84,8 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame,
         rows = pair_rows(frame, figure.family, model, dataset)
         subtitle = subtitle_of(study, [model], study.dataset(dataset).label, control)
     rows = chosen(rows, metric=metric, control=control)
+    if figure.family == "spectra":
+        rows = rows.filter(band=words.band_title("all"))
     if figure.family == "length":
         rows = length.thinned(rows)
     title = words.FAMILIES[figure.family].format(metric=words.metric_title(metric))

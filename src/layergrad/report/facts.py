@@ -109,6 +109,19 @@ def controls(rows: pl.DataFrame) -> dict[str, Any]:
     }
 
 
+def spectra(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return the largest singular values, and the last rank above a tenth of the largest."""
+    whole = rows.filter(band=words.band_title("all"))
+    largest = whole.filter(rank=1).select("response", "projection", "mean")
+    mean = whole.group_by("response", "rank").agg(pl.col("mean").mean())
+    above = mean.filter(pl.col("mean") >= pl.col("mean").max().over("response") / 10)
+    return {
+        **_common(whole),
+        "first_values": _by_response(largest, "mean"),
+        "tenth": dict(above.group_by("response").agg(pl.col("rank").max()).iter_rows()),
+    }
+
+
 def tuning(rows: pl.DataFrame) -> dict[str, Any]:
     """Return by response the ratio of instruct to base, averaged over layers and projections."""
     means = rows.group_by("tuning", "response", "projection").agg(pl.col("mean").mean())

@@ -13,9 +13,19 @@ import altair as alt
 import polars as pl
 
 from layergrad.config import Study
-from layergrad.report.figures import auc, controls, curves, knowledge, length, mad, rd, tuning
+from layergrad.report.figures import (
+    auc,
+    controls,
+    curves,
+    knowledge,
+    length,
+    mad,
+    rd,
+    spectra,
+    tuning,
+)
 from layergrad.report.names import tuned_families
-from layergrad.tables import CURVES, DISCRIMINATION, FINDINGS, LENGTHS, MAD, RD, Table
+from layergrad.tables import CURVES, DISCRIMINATION, FINDINGS, LENGTHS, MAD, RANKS, RD, Table
 
 Data = pl.DataFrame | alt.NamedData
 
@@ -53,6 +63,12 @@ FAMILIES = {
     "length": Family(LENGTHS, length.rows, length.chart, ("scale",)),
     "controls": Family(
         FINDINGS, controls.rows, lambda data, responses, metric: controls.chart(data)
+    ),
+    "spectra": Family(
+        RANKS,
+        spectra.rows,
+        lambda data, responses, metric, **look: spectra.chart(data, responses, **look),
+        ("scale",),
     ),
     "tuning": Family(CURVES, None, tuning.chart, ("depth", "scale")),
     "knowledge": Family(

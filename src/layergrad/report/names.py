@@ -14,7 +14,7 @@ from layergrad.config import DatasetSpec, ModelSpec, Study
 from layergrad.errors import UserError
 
 # Families drawn for each model and dataset, in the order of the page.
-PAIR_FAMILIES = ("curves", "mad", "rd", "auc", "length", "controls")
+PAIR_FAMILIES = ("curves", "mad", "rd", "auc", "length", "controls", "spectra")
 # Families drawn once, over the whole study.
 STUDY_FAMILIES = ("findings", "samples")
 

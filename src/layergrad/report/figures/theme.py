@@ -23,8 +23,8 @@ DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [1, 4])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
 # An unseen rim by which small points are easier to hover. (`nearest` would do better, but leaves
-# texts of its tooltips undefined.)
-REACH = {"stroke": "transparent", "strokeWidth": 12}
+# texts of its tooltips undefined. Clipped, or the rim would push panels apart.)
+REACH = {"stroke": "transparent", "strokeWidth": 12, "clip": True}
 
 CONFIG: dict[str, Any] = {
     "font": FONT,
@@ -111,11 +111,13 @@ def scale(log: bool, zero: bool = False) -> alt.Scale:
 def layer_axis(relative: bool) -> alt.X:
     """Return the horizontal axis of curves: the layer's number, or its depth from 0 to 1."""
     if relative:
-        return alt.X("depth:Q", title="Relative depth", scale=alt.Scale(nice=False, zero=True))
+        return alt.X(
+            "depth:Q", title="Relative depth", scale=alt.Scale(nice=False, zero=True, padding=6)
+        )
     return alt.X(
         "layer:Q",
         title="Layer",
-        scale=alt.Scale(nice=False),
+        scale=alt.Scale(nice=False, padding=6),
         axis=alt.Axis(tickMinStep=1, format="d", tickCount=6),
     )
 

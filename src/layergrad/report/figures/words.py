@@ -36,6 +36,7 @@ FAMILIES = {
     "auc": "Telling wrong responses from correct ones (AUC)",
     "length": "{metric} against response length",
     "controls": "Effects of thinking with length taken out",
+    "spectra": "Singular values by rank",
     "tuning": "{metric} by layer, base against instruct",
     "knowledge": "{metric} against length: knowledge and reasoning",
     "samples": "Samples",

@@ -50,7 +50,7 @@ const layergrad = (() => {
   const field = (name) => document.getElementById(`choose-${name}`);
 
   function choices() {
-    const names = ["model", "dataset", "metric", "control", "projection", "depth", "scale"];
+    const names = ["model", "dataset", "metric", "control", "projection", "depth", "scale", "band"];
     return Object.fromEntries(names.map((name) => [name, field(name).value]));
   }
 
@@ -119,6 +119,7 @@ const layergrad = (() => {
   function contents(family, choice) {
     const wanted = { ...choice, control: controlOf(family, choice) };
     for (const name of ["model", "dataset", "depth", "scale"]) delete wanted[name];
+    if (family !== "spectra") delete wanted.band;
     if (choice.projection === "all" || family === "controls" || family === "auc") delete wanted.projection;
     const model = models[choice.model];
     const data = family === "knowledge" ? model.whole : model.datasets[choice.dataset];
@@ -248,7 +249,7 @@ const layergrad = (() => {
     fill("model", Object.entries(settings.models).map(([n, m]) => [n, m.label]));
     fill("dataset", Object.entries(settings.datasets).map(([n, d]) => [n, d.label]));
     fill("metric", Object.entries(settings.metrics).map(([n, m]) => [n, m.title]), settings.metric);
-    document.getElementById("choices").addEventListener("change", update);
+    for (const select of document.querySelectorAll("select[id^=choose-]")) select.addEventListener("change", update);
     document.addEventListener("click", (event) => {
       const link = event.target.closest("a[data-model]");
       if (link) {
