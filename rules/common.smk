@@ -99,12 +99,12 @@ def not_from_the_future(path):
 def needs(results, complete, **inputs):
     """Return the named inputs of a job that makes `results`: none if they are `complete`.
 
-    A result that is there but not complete (outdated, or short of a file it names) would count as
+    Unless the user forces jobs, whose order the inputs then say. A result that is there but not complete (outdated, or short of a file it names) would count as
     done; START, newer than any result, makes its job run.
     """
     refuse_other_triggers()
-    if complete and not forced():
-        return {}
+    if complete:
+        return inputs if forced() else {}
     for path in results:
         not_from_the_future(path)
     for paths in inputs.values():

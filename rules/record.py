@@ -25,7 +25,9 @@ def changed_files(store: str) -> list[str]:
 
 
 def record(store: str) -> int:
-    """Record a store and return how many of its files are new to DVC."""
+    """Record a store, if there is one, and return how many of its files are new to DVC."""
+    if not Path(store).exists():
+        return 0
     if not Path(f"{store}.dvc").exists():
         subprocess.run([*ADD, store], check=True)
         return sum(path.is_file() for path in Path(store).rglob("*"))

@@ -147,11 +147,15 @@ def describe(plan: Plan) -> str:
 
 
 def cluster_jobs(plan: Plan, pairs_a_job: int = 20) -> int:
-    """Return the cluster jobs of a whole study: one a pair, and statistics in groups of pairs.
+    """Return the cluster jobs of a whole study.
 
-    All else runs where Snakemake runs; `pairs_a_job` is that of profiles/slurm.
+    One a model for its checks, one a pair for its spectra (and one for cosines, if the study asks
+    for them), and statistics in groups of pairs. All else runs where Snakemake runs; `pairs_a_job`
+    is that of profiles/slurm.
     """
-    return len(plan.pairs) + -(-len(plan.pairs) // pairs_a_job)
+    pairs = len(plan.pairs)
+    measured = pairs * (2 if plan.study.similarity else 1)
+    return len(plan.study.models) + measured + -(-pairs // pairs_a_job)
 
 
 def _has_statistics(plan: Plan, model: str, dataset: str) -> bool:

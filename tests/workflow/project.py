@@ -13,6 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = "snakemake --cores 2 --resources gpu=2"
+# Figures of tests/workflow/study.yaml: curves, MAD and length of each pair; findings and samples.
+PAIR_FIGURES = 3
+STUDY_FIGURES = 2
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -39,7 +42,7 @@ class Done:
     def jobs(self) -> dict[str, int]:
         """Jobs that Snakemake finished, by rule, targets left out."""
         rules = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", self.output)
-        return dict(Counter(rule for rule in rules if rule != "all"))
+        return dict(Counter(rule for rule in rules if rule not in {"all", "statistics", "spectra"}))
 
 
 class Project:
@@ -129,7 +132,7 @@ class Project:
         return {str(f.relative_to(self.folder)): f.read_bytes() for f in found}
 
 
-def new_project(folder: Path, study: str = "config/tiny.yaml") -> Project:
+def new_project(folder: Path, study: str = "tests/workflow/study.yaml") -> Project:
     """Copy this project as it stands (uncommitted work too), with a study for its config.yaml."""
     listed = subprocess.check_output(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True

