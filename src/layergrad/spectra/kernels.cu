@@ -4,17 +4,14 @@
 // at once. Libraries solve them one after another or spend most of the time waiting; here every
 // multiprocessor holds its own matrices, reads each trailing matrix once per column and keeps the
 // panel of Householder vectors in shared memory. Matrices are row-major, n x n, both triangles
-// valid. Launched with THREADS threads; MAX_PANEL columns at most make a panel.
-
-#define THREADS 512
-#define PANEL 8
+// valid. THREADS, the threads of a block of `tridiagonalise`, and PANEL, the columns of a panel, are
+// given to the compiler.
 
 __device__ __forceinline__ double block_sum(double value, double* scratch) {
     for (int offset = 16; offset; offset >>= 1) value += __shfl_xor_sync(~0u, value, offset);
     __syncthreads();
     if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = value;
     __syncthreads();
-    value = threadIdx.x & 31;
     value = (threadIdx.x & 31) < THREADS / 32 ? scratch[threadIdx.x & 31] : 0.0;
     for (int offset = 16; offset; offset >>= 1) value += __shfl_xor_sync(~0u, value, offset);
     return value;
@@ -23,7 +20,7 @@ __device__ __forceinline__ double block_sum(double value, double* scratch) {
 // Householder reduction to tridiagonal form (Golub and Van Loan, Matrix Computations, 8.3.1, with
 // the delayed updates of LAPACK's dlatrd). Destroys A; writes the diagonal and the off-diagonal.
 // Shared memory: (2 * PANEL + 1) * n + THREADS + 32 doubles.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
 tridiagonalise(double* matrices, double* diagonals, double* offdiagonals, int n) {
     extern __shared__ double shared[];
     double* V = shared;               // PANEL x n: Householder vectors of the panel

@@ -16,13 +16,18 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from layergrad.progress import say
+
 # Repeated tokens make a Gram matrix singular. A pivot of this part of the trace keeps its factor
 # real and moves a singular value by less than 1e-7 of the largest.
 JITTER = 1e-14
 # A factor that LAPACK still refuses is tried once more with this many times the jitter.
 RETRY = 1e4
 
-THREADS, PANEL = 512, 8  # as in kernels.cu
+PANEL = 8  # columns whose updates are delayed; more do not fit in registers
+# Two blocks of 512 threads hide each other's waits; where the shared memory of a multiprocessor
+# holds only one, it has 1024.
+THREADS = {2: 512, 1: 1024}
 BISECTIONS = 55  # an interval of twice the norm shrinks to its last bit
 
 
@@ -74,8 +79,10 @@ def _cuda_eigenvalues(kernels: SimpleNamespace, matrices: Tensor) -> Tensor:
     n, count = matrices.shape[-1], _count(matrices)
     diagonals = matrices.new_empty(matrices.shape[:-1])
     offdiagonals, values = torch.empty_like(diagonals), torch.empty_like(diagonals)
+    blocks = 2 if 2 * 8 * _tridiagonal_doubles(n, 2) <= kernels.shared_bytes else 1
     reduced = [matrices, diagonals, offdiagonals, n]
-    _launch(kernels.tridiagonalise, (count,), THREADS, _tridiagonal_doubles(n), reduced)
+    doubles = _tridiagonal_doubles(n, blocks)
+    _launch(kernels.tridiagonalise[blocks], (count,), THREADS[blocks], doubles, reduced)
     threads = 128
     grid = (count, -(-n // threads))
     sought = [diagonals, offdiagonals, values, n, BISECTIONS]
@@ -83,8 +90,8 @@ def _cuda_eigenvalues(kernels: SimpleNamespace, matrices: Tensor) -> Tensor:
     return values
 
 
-def _tridiagonal_doubles(n: int) -> int:
-    return (2 * PANEL + 1) * n + THREADS + 32
+def _tridiagonal_doubles(n: int, blocks: int) -> int:
+    return (2 * PANEL + 1) * n + THREADS[blocks] + 32
 
 
 def _count(matrices: Tensor) -> int:
@@ -101,7 +108,7 @@ def _kernels_for(matrices: Tensor) -> SimpleNamespace | None:
         return None
     with torch.cuda.device(matrices.device):
         kernels = _compile(matrices.device.index)
-    fits = kernels and 8 * _tridiagonal_doubles(matrices.shape[-1]) <= kernels.shared_bytes
+    fits = kernels and 8 * _tridiagonal_doubles(matrices.shape[-1], 1) <= kernels.shared_bytes
     return kernels if fits else None
 
 
@@ -109,15 +116,18 @@ def _kernels_for(matrices: Tensor) -> SimpleNamespace | None:
 def _compile(index: int) -> SimpleNamespace | None:
     """Compile the kernels for a device, once a process; None where that is not possible."""
     source = files("layergrad.spectra").joinpath("kernels.cu").read_text(encoding="utf-8")
-    available = torch.cuda.get_device_properties(index).shared_memory_per_block_optin
-    compiled = {}
-    try:
-        for name in ("tridiagonalise", "bisect"):
-            compiled[name] = torch.cuda._compile_kernel(source, name)
-            compiled[name].set_shared_memory_config(available - 1024)
-    except (AttributeError, OSError, RuntimeError) as error:
-        from layergrad.progress import say
+    available = torch.cuda.get_device_properties(index).shared_memory_per_block_optin - 1024
 
+    def build(name: str, threads: int):
+        options = [f"-DTHREADS={threads}", f"-DPANEL={PANEL}"]
+        kernel = torch.cuda._compile_kernel(source, name, nvcc_options=options)
+        kernel.set_shared_memory_config(available)
+        return kernel
+
+    try:
+        tridiagonalise = {n: build("tridiagonalise", threads) for n, threads in THREADS.items()}
+        bisect = build("bisect", THREADS[1])
+    except (AttributeError, OSError, RuntimeError) as error:
         say(f"the CUDA kernels could not be compiled, spectra take torch's slow way: {error}")
         return None
-    return SimpleNamespace(**compiled, shared_bytes=available - 1024)
+    return SimpleNamespace(tridiagonalise=tridiagonalise, bisect=bisect, shared_bytes=available)
