@@ -275,6 +275,9 @@ class PublishedSource(Entry):
     kind: Literal["published"] = Field("published", description="Kind of source.")
     folder: str = Field(description="Folder of the imported tables of this dataset.")
     responses: list[Response] = Field(min_length=1, description="Responses that were published.")
+    controls: dict[str, list[Response]] = Field(
+        default_factory=dict, description="Wrong responses that were published, by control."
+    )
 
     def offers(self) -> tuple[str, ...]:
         """Return the responses that the source has."""

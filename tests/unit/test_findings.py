@@ -242,6 +242,42 @@ def test_base_and_instruct_are_paired_by_family_and_instruction():
     assert sixth["effect"] == pytest.approx(1 / np.log(200 / 3) - 0.1 / np.log(600 / 90), abs=0.06)
 
 
+def test_one_set_in_several_lengths_is_contrasted_unpaired():
+    """The paper's wiki sets have other instructions at each length."""
+    rng = np.random.default_rng(6)
+    sets = {"wiki_100": ("len100", 100, 0.3), "wiki_500": ("len500", 500, 0.1)}
+    sets["wiki_1000"] = ("len1000", 1000, 0.0)
+    study = tiny_study(
+        models=("m",),
+        datasets=("gsm_symbolic", "wiki_500", "wiki_1000", "wiki_100"),
+        extraction={"projections": ["q"]},
+    )
+    specs = [study.datasets[0].model_copy(update={"responses": ["none", "detailed"]})]
+    for spec in study.datasets[1:]:
+        update = {"responses": [sets[spec.name][0]], "task": "knowledge"}
+        specs.append(spec.model_copy(update=update))
+    study = study.model_copy(update={"datasets": specs})
+    estimators = {}
+    for spec in specs:
+        names = [f"{spec.name}{i:04}" for i in range(150)]
+        drawn = instruction_weights(names, DRAWS, 0, spec.name)
+        size, tokens = {"none": 1.0, "detailed": 0.0}, TOKENS
+        if spec.name in sets:
+            response, count, level = sets[spec.name]
+            size, tokens = {response: level}, {response: count}
+        effects = {"size": size, "tokens": tokens, "spread": 0.2}
+        estimators["m", spec.name] = simulate(rng, spec.name, drawn, **effects)
+    found = verdicts(study, estimators).filter(claim=6)
+    assert found.height == 2
+    raw = found.filter(variant="raw").row(0, named=True)
+    assert (raw["dataset"], raw["contrast"]) == ("wiki_100", "len100/len1000")
+    assert raw["effect"] == pytest.approx(1 - 0.3, abs=0.12)
+    assert raw["verdict"] == "supported"
+    assert "unpaired: wiki_100 and wiki_1000 have other instructions" in raw["reason"]
+    each = found.filter(variant="per_log_token").row(0, named=True)
+    assert each["effect"] == pytest.approx(1 / np.log(200 / 3) - 0.3 / np.log(10), abs=0.06)
+
+
 def empty_estimates(study: Study) -> pl.DataFrame:
     return estimate_rows(
         Estimate("size", "none/detailed", "correct", "raw", ["q"], reason="no samples"),

@@ -79,7 +79,7 @@ def test_published_statistics_give_every_table(published):
     assert {m.family for m in study.models} == {"qwen2-1-5b"}
     assert [m.tuning for m in study.models] == ["base", "instruct"]
     assert study.datasets[0].responses == ["none", "simplified", "detailed"]
-    assert study.controls == ["correct", "irrelevant"]
+    assert study.datasets[0].controls == ["correct", "irrelevant_paper"]
     folder = tables_of(study_file)
 
     curves = pl.read_parquet(folder / "curves.parquet")
@@ -167,20 +167,20 @@ def test_files_are_known_by_their_names(tmp_path):
     names = {
         "cot_500/llama3_8b/grads_gsm8k_train_with_cot_gpt4o.jsonl": "gsm8k/detailed/correct",
         "lighteval_math_wrong_answer_shuffle/llama3_8b/grads_counting_probability_with_cot.jsonl": (
-            "counting_probability/simplified/irrelevant"
+            "math_counting/simplified/irrelevant_paper"
         ),
         "wiki_popularity/llama3_8b/grads_popular_wikipedia_1000.jsonl": (
-            "wiki_popular/len1000/correct"
+            "wiki_popular_1000/len1000/correct"
         ),
         "wiki_popularity/llama3_8b/grads_long_tail_wikipedia.jsonl": (
-            "wiki_unpopular/unpopular/correct"
+            "wiki_unpopular/len100/correct"
         ),
     }
     for name in names:
         write_jsonl(tmp_path / name, [])
     sources = {s.file.relative_to(tmp_path).as_posix(): s for s in find_sources(tmp_path)}
     assert {n: "/".join(s[2:]) for n, s in sources.items()} == names
-    assert {s.model for s in sources.values()} == {"llama3-8b"}
+    assert {s.model for s in sources.values()} == {"llama-3-1-8b"}
     write_jsonl(tmp_path / "cot_500/llama3_8b/other.jsonl", [])
     with pytest.raises(UserError, match=r"other.jsonl: the name does not tell"):
         find_sources(tmp_path)

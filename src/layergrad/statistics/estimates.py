@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 CORRECT = "correct"
 CUT = "_cut"
 MIN_SAMPLES = 5
+CONTRASTS = ("size", "mad", "mad_early", "length")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Estimator:
     def all(self) -> Iterator[Estimate]:
         """Yield every estimate of the pair."""
         yield from self._contrasts()
+        yield from self._levels()
         for response in self.responses:
             for control in self.wrong:
                 yield from self._discriminations(response, control)
@@ -160,7 +162,8 @@ class Estimator:
         if not rows:
             raise NotTestable(f"{names} share no instruction: unpaired contrasts are refused")
         if len(rows) < MIN_SAMPLES:
-            raise NotTestable(f"{names} share {len(rows)} samples, fewer than {MIN_SAMPLES}")
+            share = "share" if len(cells) > 1 else "has"
+            raise NotTestable(f"{names} {share} {len(rows)} samples, fewer than {MIN_SAMPLES}")
         picked = [self.cells[cell].pick(sorted(rows)) for cell in cells]
         return picked, picked[0].values.weights(self.drawn)
 
@@ -251,6 +254,28 @@ class Estimator:
         effect, draws = _with_draws(weights, coefficient)
         return samples, effect, draws
 
+    def _levels(self) -> Iterator[Estimate]:
+        """Yield the logarithm of the size and of the tokens of each response by itself.
+
+        For contrasts between datasets, whose instructions differ.
+        """
+        for response in self.responses:
+            where = (response, CORRECT, "raw", list(self.projections))
+            yield self._attempt("level", *where, lambda r=response: self._level(r))
+            yield self._attempt("tokens", *where, lambda r=response: self._log_tokens(r))
+
+    def _level(self, response: str) -> tuple[int, Array, Array]:
+        (cell,), weights = self._paired((response, CORRECT))
+        values = _layer_mean(cell.metric())
+        effect, draws = _with_draws(weights, lambda w: _log(weighted_means(w, values)))
+        return len(values), effect, draws
+
+    def _log_tokens(self, response: str) -> tuple[int, Array, Array]:
+        (cell,), weights = self._paired((response, CORRECT))
+        tokens = np.repeat(_known_tokens(cell)[:, None], len(self.projections), axis=1)
+        effect, draws = _with_draws(weights, lambda w: _log(weighted_means(w, tokens)))
+        return len(tokens), effect, draws
+
     # ---------------------------------------------------------------------- correct against wrong
 
     def _discriminations(self, response: str, control: str) -> Iterator[Estimate]:
@@ -311,7 +336,7 @@ class Estimator:
     ) -> Estimate:
         what = (name, contrast, control, variant, list(projections))
         try:
-            if name != "auc" and len(self.responses) < 2:
+            if name in CONTRASTS and len(self.responses) < 2:
                 raise NotTestable(f"the dataset has one response only, {self.responses[0]}")
             samples, effect, draws = estimate()
         except NotTestable as why:
@@ -328,8 +353,12 @@ def _with_draws(weights: Array, function: Callable[[Array], Array]) -> tuple[Arr
 
 
 def _log_ratio(first: Array, second: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((first > 0) & (second > 0), np.log(first / second), np.nan)
+    return _log(first) - _log(second)
+
+
+def _log(values: Array) -> Array:
+    """Return the logarithm, NaN of what is not positive."""
+    return np.log(np.where(values > 0, values, np.nan))
 
 
 def _layer_mean(array: Array) -> Array:

@@ -14,6 +14,7 @@ of a claim, part and variant (Benjamini and Hochberg 1995), and
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -334,47 +335,66 @@ class Claims:
                             )
 
     def _length_is_not_thinking(self) -> Iterator[Row]:
+        thinking_sets = [LengthContrast(dataset, dataset) for dataset in self.reasoning]
         for variant in ("raw", "per_log_token"):
-            for model, dataset, projection in self._places(self.knowledge):
-                contrast = self._contrast(dataset)
-                thinks = [
-                    self._log_ratio(model.name, other, variant, projection)
-                    for other in self.reasoning
-                ]
-                if thinks:
-                    length = self._log_ratio(model.name, dataset, variant, projection)
-                    effect = mean_effect(thinks) - length
-                else:
-                    effect = Effect(None, 0, None, "no reasoning dataset in the study")
-                yield Row(
-                    6,
-                    "size",
-                    variant,
-                    STATEMENTS[6],
-                    model.name,
-                    dataset.name,
-                    projection,
-                    contrast,
-                    "difference of log ratios, thinking minus length"
-                    + (" (per log token)" if variant == "per_log_token" else ""),
-                    effect,
-                    versus=", ".join(d.name for d in self.reasoning) or None,
-                )
+            unit = " (per log token)" if variant == "per_log_token" else ""
+            for model in self.study.models:
+                for contrast in length_contrasts(self.knowledge):
+                    for projection in self.projections:
+                        place = (model.name, variant, projection)
+                        thinks = [self._log_ratio(other, *place) for other in thinking_sets]
+                        if thinks:
+                            effect = mean_effect(thinks) - self._log_ratio(contrast, *place)
+                        else:
+                            effect = Effect(None, 0, None, "no reasoning dataset in the study")
+                        yield Row(
+                            6,
+                            "size",
+                            variant,
+                            STATEMENTS[6],
+                            model.name,
+                            contrast.short.name,
+                            projection,
+                            contrast.label,
+                            f"difference of log ratios, thinking minus length{unit}",
+                            effect,
+                            versus=", ".join(d.name for d in self.reasoning) or None,
+                            note=contrast.note,
+                        )
 
-    def _log_ratio(self, model: str, dataset: DatasetSpec, variant: str, projection: str) -> Effect:
+    def _log_ratio(
+        self, contrast: LengthContrast, model: str, variant: str, projection: str
+    ) -> Effect:
         """Return the log ratio of sizes, fast over slow or short over long.
 
         Per log token it is divided by how much longer the slow or long response is.
         """
-        place = (self._contrast(dataset), CORRECT, "raw", projection)
-        size = self._get(model, dataset.name, "size", *place)
+        if contrast.short is contrast.long:
+            place = (contrast.label, CORRECT, "raw", projection)
+            size, length = (
+                self._get(model, contrast.short.name, name, *place) for name in ("size", "length")
+            )
+        else:
+            sides = (contrast.short, contrast.long)
+            size, length = (
+                self._difference_of_sets(model, name, *sides, projection)
+                for name in ("level", "tokens")
+            )
         if variant == "raw":
             return size
-        length = self._get(model, dataset.name, "length", *place)
         quotient = size / length
         if quotient.effect is None:
             return quotient
         return Effect(-quotient.effect, quotient.samples, -quotient.draws)
+
+    def _difference_of_sets(
+        self, model: str, name: str, short: DatasetSpec, long: DatasetSpec, projection: str
+    ) -> Effect:
+        first, second = (
+            self._get(model, d.name, name, thinking(d.responses)[0], CORRECT, "raw", projection)
+            for d in (short, long)
+        )
+        return first - second
 
     # ------------------------------------------------------------------------------------ places
 
@@ -420,6 +440,46 @@ class Claims:
 def thinking(responses: Iterable[str]) -> list[str]:
     """Return the responses that are compared, fast to slow: not those cut to equal length."""
     return [response for response in responses if not response.endswith(CUT)]
+
+
+@dataclass(frozen=True)
+class LengthContrast:
+    """The shortest against the longest response: of one dataset, or of one set in two lengths."""
+
+    short: DatasetSpec
+    long: DatasetSpec
+
+    @property
+    def label(self) -> str:
+        """Names of the two responses."""
+        return f"{thinking(self.short.responses)[0]}/{thinking(self.long.responses)[-1]}"
+
+    @property
+    def note(self) -> str:
+        """Say so where the contrast is not paired."""
+        if self.short is self.long:
+            return ""
+        return f"unpaired: {self.short.name} and {self.long.name} have other instructions"
+
+
+def length_contrasts(datasets: list[DatasetSpec]) -> list[LengthContrast]:
+    """Return the contrasts of length among knowledge datasets.
+
+    A dataset with several responses is contrasted within itself. Datasets of one response whose
+    names differ in a number at the end alone (``wiki_popular_100``, ``wiki_popular_1000``) are one
+    set in several lengths, contrasted between the smallest and the largest number.
+    """
+    contrasts, series = [], defaultdict(list)
+    for dataset in datasets:
+        found = re.fullmatch(r"(.*?)[_-]?(\d+)", dataset.name)
+        if found and len(thinking(dataset.responses)) == 1:
+            series[found[1]].append((int(found[2]), dataset))
+        else:
+            contrasts.append(LengthContrast(dataset, dataset))
+    for members in series.values():
+        ordered = [dataset for _, dataset in sorted(members, key=lambda member: member[0])]
+        contrasts.append(LengthContrast(ordered[0], ordered[-1]))
+    return contrasts
 
 
 def oriented(effect: Effect) -> Effect:

@@ -40,12 +40,22 @@ PUBLISHED_METRICS = [
 ]
 _PLACE = re.compile(r"model\.layers\.(\d+)\.self_attn\.([qkvo])_proj\.weight")
 _COT = {"no_cot": "none", "with_cot": "simplified", "with_cot_gpt4o": "detailed"}
-_TASKS = re.compile(r"(cot_\d+|lighteval_math|wiki_popularity)(_wrong_answer_shuffle)?")
-_GROUPS = {
-    "math": ("aqua", "gsm8k"),
-    "MATH": ("algebra", "counting_probability", "geometry"),
-    "commonsense": ("strategyqa", "ecqa", "creak", "sensemaking"),
+# the catalog's names of what the authors call otherwise, so that studies can be compared
+_SETS = {
+    "algebra": "math_algebra",
+    "counting_probability": "math_counting",
+    "geometry": "math_geometry",
 }
+_MODELS = {
+    "qwen2_1_5b": ("qwen2-1-5b", "qwen2-1-5b-instruct"),
+    "gemma2_2b": ("gemma-2-2b", "gemma-2-2b-it"),
+    "gemma_2_9b": ("gemma-2-9b", "gemma-2-9b-it"),
+    "llama2_7b": ("llama-2-7b", "llama-2-7b-chat"),
+    "llama3_8b": ("llama-3-1-8b", "llama-3-1-8b-instruct"),
+}
+WRONG = "irrelevant_paper"
+_TASKS = re.compile(r"(cot_\d+|lighteval_math|wiki_popularity)(_wrong_answer_shuffle)?")
+_COMMONSENSE = ("strategyqa", "ecqa", "creak", "sensemaking")
 
 
 class Source(NamedTuple):
@@ -120,11 +130,11 @@ def find_sources(folder: Path, model: str | None = None) -> list[Source]:
 def _source(file: Path, path: Path, model: str | None) -> Source:
     stem = path.stem.removeprefix("grads_")
     if found := re.fullmatch(r"(.+?)(?:_train)?_(no_cot|with_cot|with_cot_gpt4o)", stem):
-        dataset, response = found[1], _COT[found[2]]
+        dataset, response = _SETS.get(found[1], found[1]), _COT[found[2]]
     elif found := re.fullmatch(r"popular_wikipedia_(100|500|1000)", stem):
-        dataset, response = "wiki_popular", f"len{found[1]}"
+        dataset, response = f"wiki_popular_{found[1]}", f"len{found[1]}"
     elif stem == "long_tail_wikipedia":
-        dataset, response = "wiki_unpopular", "unpopular"
+        dataset, response = "wiki_unpopular", "len100"
     else:
         raise UserError(
             f"{file}: the name does not tell dataset and response; expected DATA_no_cot, "
@@ -135,12 +145,15 @@ def _source(file: Path, path: Path, model: str | None) -> Source:
     if name is None:
         raise UserError(f"{file}: lies in no folder named after a model; pass --model NAME")
     wrong = any("wrong_answer" in part or "irrelevant" in part for part in path.parts)
-    return Source(file, _slug(name), dataset, response, "irrelevant" if wrong else CORRECT)
+    return Source(file, _model_name(name), dataset, response, WRONG if wrong else CORRECT)
 
 
-def _slug(name: str) -> str:
-    name = re.sub(r"_it(_new)?$", "-instruct", name)
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _model_name(folder: str) -> str:
+    """Return the catalog's name of a model; another folder's name as it is, in lower case."""
+    found = re.fullmatch(r"(.+?)(_it(?:_new)?)?", folder)
+    if found[1] in _MODELS:
+        return _MODELS[found[1]][found[2] is not None]
+    return re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")
 
 
 def _target(output_dir: Path, cell: Source | Cell) -> Path:
@@ -259,15 +272,14 @@ def _failures(target: Path) -> Path:
 def _study(
     sources: list[Source], output_dir: Path, counts: dict[tuple[str, ...], tuple[int, int]]
 ) -> Study:
-    controls = sorted({s.control for s in sources}, key=lambda c: (c != CORRECT, c))
     return Study.model_validate(
         {
             "models": [_model(name) for name in sorted({s.model for s in sources})],
             "datasets": [
-                _dataset(name, [s.response for s in sources if s.dataset == name], output_dir)
+                _dataset(name, [s for s in sources if s.dataset == name], output_dir)
                 for name in sorted({s.dataset for s in sources})
             ],
-            "controls": controls,
+            "controls": [CORRECT],
             "samples": max(1, *(sum(count) for count in counts.values())),
             "statistics": {"metrics": PUBLISHED_METRICS[:3]},
             "report": {"title": "Published gradient statistics"},
@@ -288,18 +300,25 @@ def _model(name: str) -> dict[str, Any]:
     }
 
 
-def _dataset(name: str, responses: list[str], output_dir: Path) -> dict[str, Any]:
+def _dataset(name: str, sources: list[Source], output_dir: Path) -> dict[str, Any]:
     knowledge = name.startswith("wiki")
-    groups = [group for group, names in _GROUPS.items() if name in names]
-    order = [*RESPONSE_ORDER, *sorted(responses)]
-    responses = sorted(set(responses), key=order.index)
+    group = "commonsense" if name in _COMMONSENSE else "math"
+    present = {s.response for s in sources}
+    responses = [response for response in RESPONSE_ORDER if response in present]
+    wrong = sorted({s.control for s in sources} - {CORRECT})
     folder = (output_dir / name).as_posix()
     return {
         "name": name,
-        "group": "knowledge" if knowledge else (*groups, "other")[0],
+        "group": "knowledge" if knowledge else group,
         "task": "knowledge" if knowledge else "reasoning",
-        "source": {"kind": "published", "folder": folder, "responses": responses},
+        "source": {
+            "kind": "published",
+            "folder": folder,
+            "responses": responses,
+            "controls": dict.fromkeys(wrong, responses),
+        },
         "responses": responses,
+        "controls": [CORRECT, *wrong],
     }
 
 
