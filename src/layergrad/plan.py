@@ -265,6 +265,19 @@ class Plan:
         pictures = [f"reports/figures/{name}.{kind}" for kind in ("json", "svg", "png")]
         return [*pictures, f"reports/tables/{name}.csv"]
 
+    def figure_labels(self, name: str) -> dict[str, str]:
+        """Return by what a figure is found in a list: kind, models, datasets."""
+        figure = find_figure(self.study, name)
+        models = dict.fromkeys(model for model, _ in figure.pairs)
+        datasets = dict.fromkeys(dataset for _, dataset in figure.pairs)
+        labels = {"figure": figure.family}
+        for what, names, every in (
+            ("model", models, self.study.models),
+            ("dataset", datasets, self.study.datasets),
+        ):
+            labels[what] = "all" if 1 < len(names) == len(every) else ", ".join(names)
+        return labels
+
     def paper_files(self, name: str) -> list[str]:
         """Names of the files of a figure (SVG, PDF) or table (LaTeX, CSV) of the paper.
 

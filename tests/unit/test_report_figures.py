@@ -195,3 +195,14 @@ def test_names_for_people():
     assert words.response_title("len100") == "Length 100"
     assert words.response_title("my_own") == "My own"
     assert words.in_order(["x", "o", "q"], words.PROJECTIONS) == ["q", "o", "x"]
+
+
+def test_figures_are_found_by_labels():
+    plan = Plan(tiny_study())
+    assert plan.figure_labels("rd.tiny-base.knowledge") == {
+        "figure": "rd",
+        "model": "tiny-base",
+        "dataset": "knowledge",
+    }
+    assert plan.figure_labels("knowledge.tiny-base")["dataset"] == "all"
+    assert plan.figure_labels("samples") == {"figure": "samples", "model": "all", "dataset": "all"}

@@ -234,3 +234,9 @@ def test_every_family_has_a_caption():
     root = Path(__file__).parents[2]
     families = {name.split(".")[0] for name in Plan(tiny_study()).figures}
     assert families == {file.name.split(".")[0] for file in (root / CAPTIONS).glob("*.md.j2")}
+
+
+def test_the_caption_for_snakemake_knows_every_family():
+    text = (Path(__file__).parents[2] / CAPTIONS / "figure.rst").read_text()
+    families = {name.split(".")[0] for name in Plan(tiny_study()).figures}
+    assert {family for family in families if f'"{family}":' not in text} == set()

@@ -82,6 +82,21 @@ def page(
 
 
 @app.command()
+def overview(
+    study: StudyOption = Path("config.yaml"),
+    statistics: StatisticsOption = Path("data/statistics"),
+) -> None:
+    """Print what a study found: means by model, dataset and response, and the claims."""
+    from rich.console import Console
+
+    from layergrad.config import load_study
+    from layergrad.plan import Plan
+    from layergrad.report.overview import overview as print_overview
+
+    print_overview(Plan(load_study(study)), Console(highlight=False), statistics)
+
+
+@app.command()
 def explain(
     file: Annotated[Path, typer.Argument(help="A figure, table, page, spectra, dataset, receipt.")],
     study: StudyOption = Path("config.yaml"),

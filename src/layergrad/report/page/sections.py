@@ -128,7 +128,7 @@ def ordered_parts(table: pl.DataFrame) -> list[tuple[int, str]]:
 def claim(plan: Plan, tests: pl.DataFrame) -> dict[str, Any]:
     """Return one part of a claim: its statement, its verdict, its tests by model and dataset."""
     variants = words.in_order(tests["variant"], words.VARIANTS)
-    main = next(v for v in (*MAIN_VARIANTS, *variants) if v in variants)
+    main = main_variant(tests)
     named = labels(plan.study)
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     for (model, dataset), rows in tests.filter(variant=main).group_by(
@@ -160,6 +160,12 @@ def claim(plan: Plan, tests: pl.DataFrame) -> dict[str, Any]:
         "models": [(m.name, m.label) for m in plan.study.models if m.name in cells],
         "cells": cells,
     }
+
+
+def main_variant(tests: pl.DataFrame) -> str:
+    """Return the variant that the verdict on a part of a claim is read from."""
+    variants = words.in_order(tests["variant"], words.VARIANTS)
+    return next(variant for variant in (*MAIN_VARIANTS, *variants) if variant in variants)
 
 
 def overall(verdicts: list[str]) -> str:

@@ -1,0 +1,98 @@
+"""The results of a study on a terminal: means by model and dataset, and the claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from layergrad.plan import Plan
+from layergrad.report.captions import number, percent
+from layergrad.report.draw import labels, shown_metric, study_table
+from layergrad.report.figures import words
+from layergrad.report.page.sections import main_variant, ordered_parts, overall, told
+from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
+
+MOST_ROWS = 24
+CELL = ["model", "dataset", "response"]
+
+
+def overview(plan: Plan, console: Console, statistics: Path = Path("data/statistics")) -> None:
+    """Print what a study found.
+
+    Parameters
+    ----------
+    plan
+        The study.
+    console
+        Where to print; it knows about width, colours and ``NO_COLOR``.
+    statistics
+        Folder of the tables over all pairs.
+    """
+    samples = study_table(plan, SAMPLES, statistics)
+    metric = words.metric_title(shown_metric(plan.study))
+    console.print(means_table(plan, statistics, metric))
+    findings = study_table(plan, FINDINGS, statistics)
+    if findings.height:
+        console.print(claims_table(findings))
+    measured, lost = samples["samples"].sum(), samples["failed"].sum()
+    console.print(f"{measured} samples measured, {lost} fell out.")
+
+
+def means_table(plan: Plan, statistics: Path, metric: str) -> Table:
+    """Return the table of means over layers and projections, one row a model and response."""
+    means = cell_means(plan, statistics)
+    table = Table(title=f"{metric}, mean over layers and projections", title_justify="left")
+    for name in ("Model", "Dataset", "Response"):
+        table.add_column(name)
+    for name in ("Mean", "MAD", "Wrong against correct"):
+        table.add_column(name, justify="right")
+    named = labels(plan.study)
+    for row in means.head(MOST_ROWS).iter_rows(named=True):
+        response = words.response_title(row["response"])
+        numbers = (number(row["mean"]), number(row["mad"]), percent(row["rd"]))
+        table.add_row(named[row["model"]], named[row["dataset"]], response, *numbers)
+    if means.height > MOST_ROWS:
+        table.caption = f"and {means.height - MOST_ROWS} rows more, all in the report"
+    return table
+
+
+def cell_means(plan: Plan, statistics: Path) -> pl.DataFrame:
+    """Return mean, MAD and RD of the correct responses, in the order of the study."""
+    chosen = pl.col("metric") == shown_metric(plan.study)
+    parts = {
+        "mean": study_table(plan, CURVES, statistics).filter(chosen, control="correct"),
+        "mad": study_table(plan, MAD, statistics).filter(chosen, control="correct", band="all"),
+        "rd": study_table(plan, RD, statistics).filter(chosen),
+    }
+    values = {"mean": "mean", "mad": "value", "rd": "signed"}
+    order = [
+        (cell.model, cell.dataset, cell.response)
+        for cell in plan.all_cells
+        if cell.control == "correct"
+    ]
+    found = pl.DataFrame(order, schema=dict.fromkeys(CELL, pl.String), orient="row")
+    for name, part in parts.items():
+        means = part.group_by(CELL).agg(pl.col(values[name]).mean().alias(name))
+        found = found.join(means, on=CELL, how="left", maintain_order="left")
+    return found
+
+
+def claims_table(findings: pl.DataFrame) -> Table:
+    """Return the table of claims, each with its verdict and the count of its tests."""
+    table = Table(title="Claims", title_justify="left")
+    table.add_column("Claim")
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Tests")
+    styles = {"supported": "green", "contradicted": "red", "mixed": "yellow"}
+    for number_, part in ordered_parts(findings):
+        tests = findings.filter(claim=number_, part=part)
+        verdicts = tests.filter(variant=main_variant(tests))["verdict"].to_list()
+        verdict = overall(verdicts)
+        sign = words.VERDICT_SIGNS.get(verdict, "±")
+        style = styles.get(verdict)
+        shown = f"[{style}]{sign} {verdict}[/]" if style else f"{sign} {verdict}"
+        table.add_row(f"{number_}. {tests['statement'][0]}", shown, told(verdicts))
+    return table
