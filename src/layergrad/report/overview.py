@@ -10,8 +10,9 @@ from rich.table import Table
 
 from layergrad.plan import Plan
 from layergrad.report.captions import number, percent
-from layergrad.report.draw import labels, shown_metric, study_table
+from layergrad.report.draw import labels, shown_control, shown_metric, study_table
 from layergrad.report.figures import words
+from layergrad.report.names import has_family
 from layergrad.report.page.sections import main_variant, ordered_parts, overall, told
 from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
 
@@ -65,7 +66,7 @@ def cell_means(plan: Plan, statistics: Path) -> pl.DataFrame:
     parts = {
         "mean": study_table(plan, CURVES, statistics).filter(chosen, control="correct"),
         "mad": study_table(plan, MAD, statistics).filter(chosen, control="correct", band="all"),
-        "rd": study_table(plan, RD, statistics).filter(chosen),
+        "rd": study_table(plan, RD, statistics).filter(chosen, is_first_wrong(plan)),
     }
     values = {"mean": "mean", "mad": "value", "rd": "signed"}
     order = [
@@ -78,6 +79,17 @@ def cell_means(plan: Plan, statistics: Path) -> pl.DataFrame:
         means = part.group_by(CELL).agg(pl.col(values[name]).mean().alias(name))
         found = found.join(means, on=CELL, how="left", maintain_order="left")
     return found
+
+
+def is_first_wrong(plan: Plan) -> pl.Expr:
+    """Return whether a row is of the wrong control that figures of its dataset open with."""
+    shown = {
+        spec.name: shown_control(plan.study, "rd", spec.name)
+        for spec in plan.study.datasets
+        if has_family(plan.study, spec, "rd")
+    }
+    wrong = pl.col("dataset").replace_strict(shown, default=None, return_dtype=pl.String)
+    return pl.col("control") == wrong
 
 
 def claims_table(findings: pl.DataFrame) -> Table:

@@ -68,7 +68,7 @@ def chart(data: pl.DataFrame | alt.NamedData, metric: str, *, log: bool = True) 
             "tokens:Q",
             title="Response tokens, median",
             scale=theme.scale(log),
-            axis=theme.value_axis(),
+            axis=theme.count_axis(),
         ),
         color=colour,
         opacity=faint,

@@ -61,7 +61,7 @@ def chart(
                 "response_tokens:Q",
                 title="Response tokens",
                 scale=theme.scale(log),
-                axis=theme.value_axis(),
+                axis=theme.count_axis(),
             ),
             y=alt.Y("value:Q", title=metric, scale=theme.scale(log), axis=theme.value_axis()),
             color=marks["color"],

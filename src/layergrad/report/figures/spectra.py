@@ -43,7 +43,7 @@ def chart(
     faint = alt.when(chosen)
     y = {"title": "Singular value", "scale": theme.scale(log), "axis": theme.value_axis()}
     base = alt.Chart().encode(
-        x=alt.X("rank:Q", title="Rank", scale=theme.scale(log), axis=theme.value_axis())
+        x=alt.X("rank:Q", title="Rank", scale=theme.scale(log), axis=theme.count_axis())
     )
     band = base.mark_area(aria=False).encode(
         y=alt.Y("low:Q", **y),

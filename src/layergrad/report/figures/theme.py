@@ -103,6 +103,11 @@ def value_axis() -> alt.Axis:
     return alt.Axis(labelExpr=f"{far} ? {power} : {plain}", tickCount=6)
 
 
+def count_axis() -> alt.Axis:
+    """Return the axis of something counted: whole numbers alone are told."""
+    return alt.Axis(labelExpr="datum.value % 1 ? '' : format(datum.value, ',d')", tickCount=6)
+
+
 def scale(log: bool, zero: bool = False) -> alt.Scale:
     """Return a logarithmic or a linear scale for a metric."""
     return alt.Scale(type="log", nice=False, padding=6) if log else alt.Scale(zero=zero)
