@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test lint format bench clean env
+.PHONY: help run test lint audit format bench clean env
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ lint: env  ## check style, types of mistakes and the workflow
 	snakefmt --check Snakefile rules
 	snakemake --lint
 
+audit: env  ## look the pins up among known vulnerabilities (needs a package index that tells them)
+	pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+
 format: env  ## format the code
 	ruff check --fix .
 	ruff format .
@@ -39,7 +42,7 @@ clean:  ## delete what the workflow made, except what was measured (data/spectra
 
 env: $(READY)  ## make .venv, or make it anew when the pins changed
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "layergrad needs Python 3.11 or newer")'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
