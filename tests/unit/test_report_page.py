@@ -18,6 +18,7 @@ from layergrad.report import page as page_module
 from layergrad.report.captions import MINUS, Captions, number, percent
 from layergrad.report.page import as_script, write_page
 from layergrad.report.page.numbers import pack
+from layergrad.report.page.sections import overall, sign
 from layergrad.tables import DATASET, write_table
 from tests.synthetic import tiny_study
 from tests.unit.test_report_figures import measured
@@ -240,3 +241,11 @@ def test_the_caption_for_snakemake_knows_every_family():
     text = (Path(__file__).parents[2] / CAPTIONS / "figure.rst").read_text()
     families = {name.split(".")[0] for name in Plan(tiny_study()).figures}
     assert {family for family in families if f'"{family}":' not in text} == set()
+
+
+def test_one_word_for_several_verdicts():
+    assert overall(["supported"] * 3 + ["not testable"]) == "supported"
+    assert overall(["not testable"]) == "not testable"
+    assert overall(["supported", "contradicted"]) == "mixed"
+    assert overall(["inconclusive"] * 9 + ["supported"]) == "mostly inconclusive"
+    assert sign("mostly inconclusive") == sign("inconclusive") != sign("mixed")

@@ -99,7 +99,7 @@ def samples_picture(study: Study, table: pl.DataFrame) -> tuple[pl.DataFrame, An
     """Return counts and picture of the samples of all cells."""
     rows = samples.rows(table, labels(study))
     subtitle = [f"{table['samples'].sum()} samples measured, {table['failed'].sum()} fell out"]
-    chart = samples.chart(rows, len(study.models))
+    chart = samples.chart(rows, [spec.label for spec in study.datasets])
     return rows, titled(chart, words.FAMILIES["samples"], subtitle)
 
 

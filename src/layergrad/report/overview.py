@@ -13,7 +13,7 @@ from layergrad.report.captions import number, percent
 from layergrad.report.draw import labels, shown_control, shown_metric, study_table
 from layergrad.report.figures import words
 from layergrad.report.names import has_family
-from layergrad.report.page.sections import main_variant, ordered_parts, overall, told
+from layergrad.report.page.sections import main_variant, ordered_parts, overall, sign, told
 from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
 
 MOST_ROWS = 24
@@ -103,8 +103,8 @@ def claims_table(findings: pl.DataFrame) -> Table:
         tests = findings.filter(claim=number_, part=part)
         verdicts = tests.filter(variant=main_variant(tests))["verdict"].to_list()
         verdict = overall(verdicts)
-        sign = words.VERDICT_SIGNS.get(verdict, "±")
-        style = styles.get(verdict)
-        shown = f"[{style}]{sign} {verdict}[/]" if style else f"{sign} {verdict}"
+        style = styles.get(verdict.removeprefix("mostly "))
+        shown = f"{sign(verdict)} {verdict}"
+        shown = f"[{style}]{shown}[/]" if style else shown
         table.add_row(f"{number_}. {tests['statement'][0]}", shown, told(verdicts))
     return table

@@ -35,17 +35,21 @@ def rows(samples: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
     )
 
 
-def chart(data: pl.DataFrame | alt.NamedData, models: int = 1) -> alt.FacetChart:
-    """Draw the counts of :func:`rows` as bars: a row of panels a dataset, a column a model."""
+def chart(data: pl.DataFrame | alt.NamedData, datasets: list[str]) -> alt.FacetChart:
+    """Draw the counts of :func:`rows`, all models and controls together, one panel a dataset.
+
+    Parameters
+    ----------
+    data
+        Rows as :func:`rows` gives them.
+    datasets
+        Names of the datasets for people, in the order of their panels.
+    """
     bars = (
         alt.Chart()
         .mark_bar(aria=False, stroke="white")
         .encode(
-            x=alt.X(
-                "sum(count):Q",
-                title="Samples, all controls",
-                axis=alt.Axis(tickMinStep=1, format="d"),
-            ),
+            x=alt.X("sum(count):Q", title="Samples", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("response:N", title=None, sort=list(words.RESPONSES.values())),
             color=alt.Color(
                 "state:N",
@@ -54,23 +58,14 @@ def chart(data: pl.DataFrame | alt.NamedData, models: int = 1) -> alt.FacetChart
             ),
             order=alt.Order("state:N", sort="descending"),
             tooltip=[
-                alt.Tooltip("model:N", title="Model"),
                 alt.Tooltip("dataset:N", title="Dataset"),
                 alt.Tooltip("response:N", title="Response"),
                 alt.Tooltip("state:N", title="State"),
                 alt.Tooltip("sum(count):Q", title="Samples"),
             ],
         )
-        .properties(width=max(90, 230 // models), height=alt.Step(22))
+        .properties(width=190, height=alt.Step(22))
     )
     return bars.facet(
-        row=alt.Row(
-            "dataset:N",
-            title=None,
-            header=alt.Header(
-                labelAngle=0, labelAlign="left", labelAnchor="start", labelOrient="top"
-            ),
-        ),
-        column=alt.Column("model:N", title=None),
-        data=data,
+        facet=alt.Facet("dataset:N", title=None, sort=datasets), columns=3, data=data
     ).resolve_scale(y="independent")

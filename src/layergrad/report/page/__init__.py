@@ -66,6 +66,7 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
             key=plan.page_key,
             study=study,
             words=words,
+            sign=sections.sign,
             bundle=vl_convert.javascript_bundle(vl_version=VEGA_LITE),
             settings=as_script(settings(plan, names)),
             scripts=list(scripts.values()) if inline else [],

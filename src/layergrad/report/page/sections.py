@@ -23,6 +23,7 @@ EXAMPLE_CHARACTERS = 700
 MOST_FAILURES = 200
 # The variant of a claim that its verdict is read from; the others are controls of it.
 MAIN_VARIANTS = ("raw", "classifier")
+MOSTLY = 0.8
 # Where a claim's evidence is on the page.
 EVIDENCE = {1: "curves", 2: "mad", 3: "tuning", 4: "rd", 5: "rd", 6: "knowledge"}
 
@@ -44,7 +45,8 @@ def samples_section(plan: Plan, statistics: Path, captions: Captions) -> dict[st
         "cells": table.height,
         "reasons": "; ".join(f"{name}: {count}" for name, count in sorted(reasons.items())),
     }
-    chart = samples.chart(samples.rows(table, labels(plan.study)), len(plan.study.models))
+    names = [spec.label for spec in plan.study.datasets]
+    chart = samples.chart(samples.rows(table, labels(plan.study)), names)
     return {
         **values,
         "caption": captions.html("samples", values),
@@ -137,6 +139,7 @@ def claim(plan: Plan, tests: pl.DataFrame) -> dict[str, Any]:
         cells.setdefault(model, {})[dataset] = {
             "verdict": overall(rows["verdict"].to_list()),
             "told": told(rows["verdict"].to_list()),
+            "signs": signs(rows["verdict"].to_list()),
             "effect": effects(rows),
             "reason": "; ".join(rows.filter(verdict="not testable")["reason"].unique().sort()),
         }
@@ -169,17 +172,38 @@ def main_variant(tests: pl.DataFrame) -> str:
 
 
 def overall(verdicts: list[str]) -> str:
-    """Return one word for several verdicts: theirs if the testable ones agree, else mixed."""
-    testable = {verdict for verdict in verdicts if verdict != "not testable"}
+    """Return one word for several verdicts: theirs if the testable ones agree, else mixed.
+
+    ``mostly VERDICT`` where one verdict has :data:`MOSTLY` of the testable ones.
+    """
+    testable = Counter(verdict for verdict in verdicts if verdict != "not testable")
     if not testable:
         return "not testable"
-    return testable.pop() if len(testable) == 1 else "mixed"
+    ((verdict, count),) = testable.most_common(1)
+    if count == testable.total():
+        return verdict
+    return f"mostly {verdict}" if count >= MOSTLY * testable.total() else "mixed"
+
+
+def sign(verdict: str) -> str:
+    """Return the sign of what :func:`overall` says."""
+    return words.VERDICT_SIGNS.get(verdict.removeprefix("mostly "), "±")
 
 
 def told(verdicts: list[str]) -> str:
     """Return the verdicts counted, in words."""
     counts = Counter(verdicts)
     return ", ".join(f"{counts[v]} {v}" for v in words.VERDICTS if counts[v])
+
+
+def signs(verdicts: list[str]) -> str:
+    """Return the verdicts counted, in signs: for tables with many columns."""
+    counts = Counter(verdicts)
+    return " ".join(
+        f"{words.VERDICT_SIGNS[v]}\N{NO-BREAK SPACE}{counts[v]}"
+        for v in words.VERDICTS
+        if counts[v]
+    )
 
 
 def effects(rows: pl.DataFrame) -> str:
