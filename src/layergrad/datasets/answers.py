@@ -58,10 +58,11 @@ def with_boxed(text: str, answer: str) -> str:
 
 def same_answer(one: str, other: str) -> bool:
     """Whether two answers mean the same: case, space, brackets, units of money, commas aside."""
-    return _canonical(one) == _canonical(other)
+    return canonical(one) == canonical(other)
 
 
-def _canonical(answer: str) -> str | Fraction:
+def canonical(answer: str) -> str | Fraction:
+    """Return what an answer means, for comparison: a number, or text without case and brackets."""
     answer = " ".join(answer.split()).strip().rstrip(".").casefold()
     option = _OPTION.match(answer)
     if option:

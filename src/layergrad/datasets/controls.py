@@ -1,14 +1,14 @@
 """Controls: how a response is made wrong, by name.
 
 A control sees the whole pool, so a study that asks for more samples changes none that it had; what
-it draws depends on the seed and on the sample alone. The wrong answer of a sample is the same in
-all its responses.
+it draws depends on the seed and on the sample alone (`mosaic_paper`: on the order of the pool too).
+The wrong answer of a sample is the same in all its responses.
 
 Bounds, which tests and the audit check: `irrelevant` keeps the number of lines and the list mark of
 each, and the mean length of a response within 5 %; `wrong_answer` changes the answer alone;
 `shuffled_steps` keeps every character, in another order; `other_response` has the form of its
-donor, whose longest response is at most 2.5 times as long or as short; `mosaic_paper` keeps the
-number of sentences, but neither lines nor length.
+donor, whose longest response is at most 2.5 times as long or as short; `mosaic_paper` keeps
+nothing of a single response, but the number of sentences over all.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
-import sentencex
-
 from layergrad.datasets import answers
+from layergrad.datasets.mosaic import Mosaics
 from layergrad.datasets.pool import Pool, Sample, generator
 from layergrad.datasets.sentences import (
     Line,
@@ -68,7 +67,6 @@ class Bank:
         self.pool = pool
         self.seed = seed
         self._parsed: dict[str, dict[tuple[str, str], list[Candidate]]] = {}
-        self._whole: dict[str, dict[str, list[str]]] = {}
 
     def drawer(self, control: str, sample: Sample, response: str) -> random.Random:
         """Return the random generator of one response of one sample under one control."""
@@ -115,24 +113,10 @@ class Bank:
         found = (sample.answer for sample in self.pool.samples if sample.answer is not None)
         return list(dict.fromkeys(found))
 
-    def shuffled_answer(self, sample: Sample) -> str | None:
-        """Return the answer of any sample of the pool, None where a sample has no answer."""
-        if sample.answer is None:
-            return None
-        donor = generator(self.seed, "any answer", sample.sample_id).choice(self.pool.samples)
-        return donor.answer
-
-    def whole(self, response: str) -> dict[str, list[str]]:
-        """Return all sentences of a response by place, split without regard to lines."""
-        if response not in self._whole:
-            found: dict[str, list[str]] = defaultdict(list)
-            for sample in self.pool.samples:
-                body, _ = answers.split_closing(sample.responses[response])
-                pieces = whole_sentences(body)
-                for k, piece in enumerate(pieces):
-                    found[_place(k, len(pieces))].append(piece)
-            self._whole[response] = found
-        return self._whole[response]
+    @cached_property
+    def mosaics(self) -> Mosaics:
+        """Mosaics of the pool as the paper's authors made them."""
+        return Mosaics(self.pool, self.seed)
 
     def candidates(self, response: str, kind: str, place: str) -> list[Candidate]:
         """Return the sentences of the pool's responses of one kind of line and place.
@@ -351,37 +335,11 @@ def shuffled_steps(bank: Bank, sample: Sample, response: str) -> str:
 def mosaic_paper(bank: Bank, sample: Sample, response: str) -> str:
     """Return a mosaic as the paper's authors made it, with its defects, to reproduce their RD.
 
-    The answer is that of any sample, the right one included; sentences may be the sample's own;
-    they are joined by single spaces, so that line breaks between them are lost.
+    Every second answer of a yes/no question is the right one, with the sample's own last sentence;
+    sentences are cut at full stops, so that line breaks beside them are lost: see
+    :mod:`layergrad.datasets.mosaic`.
     """
-    label = bank.shuffled_answer(sample)
-    if response == "none" and label is not None:
-        return label
-    body, closing = answers.split_closing(sample.responses[response])
-    rng = bank.drawer("mosaic_paper", sample, response)
-    count = len(whole_sentences(body))
-    drawn = []
-    for k in range(count):
-        found = bank.whole(response)[_place(k, count)]
-        drawn.append(rng.choice(found))
-    text = " ".join(drawn)
-    if closing and label is not None:
-        text = f"{text} {answers.PHRASE} {label}"
-    return text
-
-
-def whole_sentences(text: str) -> list[str]:
-    """Return the sentences of a text as a splitter finds them that takes no notice of lines.
-
-    A piece that does not begin with a letter (a list mark, a formula) belongs to the one before.
-    """
-    pieces: list[str] = []
-    for piece in sentencex.segment("en", text):
-        if pieces and not piece.lstrip()[:1].isalpha():
-            pieces[-1] += piece
-        elif piece.strip():
-            pieces.append(piece)
-    return [piece.strip() for piece in pieces]
+    return bank.mosaics.text(sample, response)
 
 
 def sample_name(bank: Bank, sample: Sample) -> str:
