@@ -219,7 +219,9 @@ class Plan:
 
     @cached_property
     def _figures_code(self) -> str:
-        return provenance.code_hash(PACKAGE / "report" / "figures" / "__init__.py")
+        report = PACKAGE / "report"
+        drawing = [provenance.digest(report / f"{name}.py", "md5") for name in ("draw", "families")]
+        return key(provenance.code_hash(report / "figures" / "__init__.py"), drawing)
 
     @cached_property
     def _statistics_code(self) -> str:

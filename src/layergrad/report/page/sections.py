@@ -11,6 +11,7 @@ import polars as pl
 
 from layergrad.config import DatasetSpec
 from layergrad.datasets.audit import MEASURES, wide
+from layergrad.datasets.audit import audit as audit_text
 from layergrad.plan import Plan
 from layergrad.provenance import read_json, read_provenance, recorded_key, versions
 from layergrad.report.captions import Captions
@@ -261,18 +262,43 @@ def preflight(plan: Plan) -> list[dict[str, Any]]:
 
 
 def audit(plan: Plan, file: Path = Path("data/audit.parquet")) -> dict[str, Any] | None:
-    """Return the audit of the study's datasets as a table, None if it is not here."""
-    if recorded_key(file) != plan.audit_key:
-        return None
-    named = labels(plan.study)
-    table = wide(read_table(file, AUDIT)).with_columns(
-        pl.col("dataset", "model").replace(named),
-        pl.col("response").map_elements(words.response_title, return_dtype=pl.String),
-    )
+    """Return the audit of the study's datasets as tables, None if they are not here.
+
+    Taken from `file`, which also counts the tokens of models, if it is current; else made anew
+    from the text of the datasets.
+    """
+    if recorded_key(file) == plan.audit_key:
+        found = read_table(file, AUDIT)
+    else:
+        paths = [Path(plan.dataset_file(dataset.name)) for dataset in plan.study.datasets]
+        built = [read_table(path, DATASET) for path in paths if path.exists()]
+        if not built:
+            return None
+        found = audit_text(pl.concat(built))
+    parts = [wide(found)]
+    if found.filter(pl.col("model") != "").height:
+        parts.append(wide(found, tokens=True))
     return {
+        "tables": [audit_table(plan, part) for part in parts],
+        "measures": {name.replace("_", " "): text for name, text in MEASURES.items()},
+    }
+
+
+def audit_table(plan: Plan, table: pl.DataFrame) -> dict[str, Any]:
+    """Return one table of the audit as texts, named for people."""
+    named = labels(plan.study)
+    names = [name for name in ("dataset", "model") if name in table.columns]
+    table = table.with_columns(
+        pl.col(names).replace(named),
+        pl.col("response")
+        .cast(pl.String)
+        .map_elements(words.response_title, return_dtype=pl.String),
+    )
+    keys = ["dataset", "response", "control", *names[1:]]
+    return {
+        "keys": len(keys),
         "columns": [name.replace("_", " ") for name in table.columns],
         "rows": [[cell_text(value) for value in row] for row in table.iter_rows()],
-        "measures": {name.replace("_", " "): text for name, text in MEASURES.items()},
     }
 
 
