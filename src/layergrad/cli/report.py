@@ -18,22 +18,24 @@ KeyOption = Annotated[str | None, typer.Option(help="Key the caller expects.")]
 def draw(
     study: StudyOption,
     figure: Annotated[
-        str, typer.Option(help="Name of the figure; `layergrad figures` lists them.")
+        list[str],
+        typer.Option(help="Name of a figure, as `layergrad figures` lists; may be repeated."),
     ],
     output_dir: Annotated[Path, typer.Option(help="Folder for Vega-Lite and pictures.")] = Path(
         "reports/figures"
     ),
     statistics: StatisticsOption = Path("data/statistics"),
-    key: KeyOption = None,
+    key: Annotated[str | None, typer.Option(help="Key the caller expects of one figure.")] = None,
 ) -> None:
-    """Draw one figure: Vega-Lite, SVG, PNG, and its numbers as CSV."""
+    """Draw figures: Vega-Lite, SVG, PNG, and their numbers as CSV."""
     from layergrad.config import load_study
     from layergrad.plan import Plan, check_key
     from layergrad.report.draw import draw as write_figure
 
     plan = Plan(load_study(study))
-    check_key(f"figure {figure}", plan.figure_key(figure), key)
-    write_figure(plan, figure, output_dir, statistics)
+    for name in figure:
+        check_key(f"figure {name}", plan.figure_key(name), key)
+        write_figure(plan, name, output_dir, statistics)
 
 
 @app.command()
