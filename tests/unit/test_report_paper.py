@@ -12,7 +12,7 @@ from layergrad.errors import UserError
 from layergrad.plan import Plan
 from layergrad.provenance import recorded_key
 from layergrad.report.explain import explain
-from layergrad.report.paper import tex, write_paper
+from layergrad.report.paper import digits, tex, write_paper
 from layergrad.tables import MAD, read_table
 from tests.unit.test_report_figures import measured
 
@@ -53,7 +53,9 @@ def test_the_table_holds_the_mad_of_every_response_and_control(plan):
     latex = (OUT / "mad.tiny-base.tex").read_text()
     assert latex.count(r"\midrule") == 2
     assert r"gsm\_symbolic & q &" in latex
-    assert f"{cell['value'].item():.3g}" in latex
+    assert digits(cell["value"].item()) in latex
+    assert r"\multicolumn{2}{c}{Detailed (slow)}" in latex
+    assert latex.count(r"\begin{tabular}{llrrrrrr}") == 2
 
 
 def test_names_are_checked(plan):
@@ -67,6 +69,10 @@ def test_the_paper_of_one_model_does_not_depend_on_another(plan):
     wider = Plan(study.model_copy(update={"models": [*study.models, other]}))
     assert wider.paper_key("mad.tiny-base") == plan.paper_key("mad.tiny-base")
     assert "mad.other" in wider.paper
+
+
+def test_all_three_digits_are_shown():
+    assert [digits(v) for v in (0.26, 1.0, 123.4, None)] == ["0.260", "1.00", "123", "--"]
 
 
 def test_latex_is_escaped():

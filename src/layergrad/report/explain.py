@@ -77,6 +77,13 @@ def _page(plan: Plan, path: str) -> Node:
     node.sources = [_table(plan, f"data/statistics/{name}.parquet", name) for name in STUDY_TABLES]
     for table in node.sources[1:]:
         table.sources = []  # all tables come from the same pairs
+    node.sources.append(_audit(plan, AUDIT_FILE))
+    return node
+
+
+def _audit(plan: Plan, path: str) -> Node:
+    node = Node("audit of the datasets", path, recorded_key(path), plan.audit_key)
+    node.sources = [_dataset(plan, spec.name) for spec in plan.study.datasets]
     return node
 
 
@@ -221,6 +228,7 @@ _KINDS = {
     r"reports/figures/(.+)\.(?:json|svg|png)": _figure,
     r"reports/tables/(.+)\.csv": _figure,
     r"reports/paper/(.+)\.(?:json|svg|pdf|tex|csv)": _paper,
+    r"data/statistics/audit\.parquet": _audit,
     rf"data/statistics/{_NAME}\.parquet": _table,
     rf"data/pairs/{_NAME}/([^/]+)/[^/]+\.parquet": _pair_table,
     rf"data/spectra/{_NAME}/([^/]+)\.json": _index,

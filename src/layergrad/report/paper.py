@@ -10,13 +10,11 @@ import vl_convert
 
 from layergrad.plan import Plan
 from layergrad.provenance import atomic, write_json, write_text
-from layergrad.report.captions import MINUS, number
 from layergrad.report.draw import (
     VEGA_LITE,
     as_svg,
     figure_provenance,
     finished,
-    note_lines,
     responses,
     shown_control,
     shown_metric,
@@ -121,35 +119,56 @@ def mad_table(plan: Plan, figure: Figure, statistics: Path) -> pl.DataFrame:
 
 
 def as_latex(plan: Plan, figure: Figure, table: pl.DataFrame) -> str:
-    """Return the table in LaTeX (packages booktabs and graphicx), numbers to three digits."""
+    """Return the table in LaTeX (package booktabs), numbers to three significant digits.
+
+    Datasets with the same responses share one block of columns.
+    """
     (model, _), *_ = figure.pairs
     spec, metric = plan.study.model(model), words.metric_title(shown_metric(plan.study))
-    heads = [tex(heading(column)) for column in table.columns[2:]]
+    caption = f"MAD of the {words.within_sentence(metric)} over all layers, {spec.label}."
+    blocks: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for dataset in plan.study.datasets:
+        blocks.setdefault(tuple(plan.study.variants_of(dataset)), []).append(dataset.name)
     lines = [
-        f"% {plan.paper_key(figure.name)}: MAD of the {metric}, {spec.label}",
+        f"% layergrad, key {plan.paper_key(figure.name)}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{MAD of the {tex(words.within_sentence(metric))} over all layers, "
-        rf"{tex(' '.join([spec.label, *note_lines(spec)]))}.}}",
-        rf"\begin{{tabular}}{{ll{'r' * len(heads)}}}",
-        r"\toprule",
-        " & ".join(["Dataset", "Projection", *heads]) + r" \\",
+        rf"\caption{{{tex(' '.join([caption, spec.note]).strip())}}}",
     ]
-    previous = None
-    for dataset, projection, *values in table.iter_rows():
-        if dataset != previous:
-            lines.append(r"\midrule")
-        label = tex(plan.study.dataset(dataset).label) if dataset != previous else ""
-        cells = ["--" if value is None else number(value).replace(MINUS, "-") for value in values]
-        lines.append(" & ".join([label, projection, *cells]) + r" \\")
-        previous = dataset
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    for variants, datasets in blocks.items():
+        lines += tabular(plan, table, list(variants), datasets)
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
-def heading(column: str) -> str:
-    """Return the head of a column of :func:`mad_table`."""
-    response, control = column.split(" ", 1)
-    return f"{words.response_title(response)}, {control}"
+def tabular(
+    plan: Plan, table: pl.DataFrame, variants: list[tuple[str, str]], datasets: list[str]
+) -> list[str]:
+    """Return the lines of one tabular: a row a dataset and projection."""
+    responses = list(dict.fromkeys(response for response, _ in variants))
+    counts = [sum(response == r for r, _ in variants) for response in responses]
+    heads = [
+        rf"\multicolumn{{{count}}}{{c}}{{{tex(words.response_title(response))}}}"
+        for response, count in zip(responses, counts, strict=True)
+    ]
+    lines = [
+        rf"\begin{{tabular}}{{ll{'r' * len(variants)}}}",
+        r"\toprule",
+        " & ".join(["", "", *heads]) + r" \\",
+        " & ".join(["Dataset", "", *(tex(control) for _, control in variants)]) + r" \\",
+    ]
+    for dataset in datasets:
+        lines.append(r"\midrule")
+        label = tex(plan.study.dataset(dataset).label)
+        for row in table.filter(dataset=dataset).iter_rows(named=True):
+            cells = [digits(row[f"{response} {control}"]) for response, control in variants]
+            lines.append(" & ".join([label, row["projection"], *cells]) + r" \\")
+            label = ""
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def digits(value: float | None) -> str:
+    """Return a number to three significant digits, all of them shown."""
+    return "--" if value is None else f"{value:#.3g}".rstrip(".")
 
 
 def tex(text: str) -> str:

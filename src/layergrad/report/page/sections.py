@@ -11,13 +11,13 @@ import polars as pl
 
 from layergrad.config import DatasetSpec
 from layergrad.datasets.audit import MEASURES, wide
-from layergrad.datasets.audit import audit as audit_text
 from layergrad.plan import Plan
 from layergrad.provenance import read_json, read_provenance, recorded_key, versions
 from layergrad.report.captions import Captions
 from layergrad.report.draw import as_svg, finished, labels, study_table
 from layergrad.report.figures import findings, samples, words
 from layergrad.report.page.numbers import claim_metric
+from layergrad.results import AUDIT_FILE
 from layergrad.tables import AUDIT, DATASET, FAILURES, FINDINGS, SAMPLES, read_table
 
 EXAMPLE_CHARACTERS = 700
@@ -261,20 +261,11 @@ def preflight(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def audit(plan: Plan, file: Path = Path("data/audit.parquet")) -> dict[str, Any] | None:
-    """Return the audit of the study's datasets as tables, None if they are not here.
-
-    Taken from `file`, which also counts the tokens of models, if it is current; else made anew
-    from the text of the datasets.
-    """
-    if recorded_key(file) == plan.audit_key:
-        found = read_table(file, AUDIT)
-    else:
-        paths = [Path(plan.dataset_file(dataset.name)) for dataset in plan.study.datasets]
-        built = [read_table(path, DATASET) for path in paths if path.exists()]
-        if not built:
-            return None
-        found = audit_text(pl.concat(built))
+def audit(plan: Plan, file: Path = Path(AUDIT_FILE)) -> dict[str, Any] | None:
+    """Return the audit of the study's datasets as tables, None if it is not here."""
+    if recorded_key(file) != plan.audit_key:
+        return None
+    found = read_table(file, AUDIT)
     parts = [wide(found)]
     if found.filter(pl.col("model") != "").height:
         parts.append(wide(found, tokens=True))
