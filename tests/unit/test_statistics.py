@@ -324,6 +324,15 @@ def test_incomplete_sample_is_refused(small):
     assert not Path("out/metrics.parquet").exists()
 
 
+def test_datasets_of_equal_content_stay_apart(study_root):
+    study = tiny_study(models=("m",), datasets=("one", "two"), samples=4)
+    plan = Plan(study)
+    assert plan.statistics_key("m", "one") == plan.statistics_key("m", "two")
+    aggregate_all(plan, write_study_spectra(study_root, study))
+    collect(plan, None, Path("out"))
+    assert pl.read_parquet("out/mad.parquet")["dataset"].unique().sort().to_list() == ["one", "two"]
+
+
 def test_collect_joins_all_pairs_and_refuses_others(study_root):
     study = tiny_study(samples=4, statistics={"draws": 100})
     plan = Plan(study)
@@ -338,5 +347,5 @@ def test_collect_joins_all_pairs_and_refuses_others(study_root):
     with pytest.raises(UserError, match="tiny-instruct/knowledge"):
         collect(plan, folders[:3], Path("out"))
     other = Plan(tiny_study(samples=4, statistics={"draws": 101}))
-    with pytest.raises(UserError, match="which no pair of this study has"):
+    with pytest.raises(UserError, match="which is no pair of this study"):
         collect(other, folders, Path("out"))

@@ -52,6 +52,7 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
     cells = read_index(plan, model, dataset, index)
     provenance = {
         "key": plan.statistics_key(model, dataset),
+        "pair": [model, dataset],
         "inputs": {f"{c['response']}.{c['control']}": c["sha256"] for c in cells},
         "settings": plan.study.statistics.model_dump(mode="json"),
         "versions": versions("layergrad", "numpy", "polars", "scikit-learn", "scipy"),

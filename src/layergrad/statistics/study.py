@@ -68,22 +68,21 @@ def pair_folders(plan: Plan, inputs: list[Path] | None) -> dict[tuple[str, str],
     """Return the folder of each pair, checked by the key that its tables record."""
     if not inputs:
         inputs = [Path(plan.statistics_file(*pair, "curves")).parent for pair in plan.pairs]
-    expected = {plan.statistics_key(*pair): pair for pair in plan.pairs}
+    expected = {pair: plan.statistics_key(*pair) for pair in plan.pairs}
     folders = {}
     for folder in inputs:
         for table in PAIR_TABLES:
-            recorded = (read_provenance(folder / f"{table}.parquet") or {}).get("key")
-            if recorded not in expected:
+            file = folder / f"{table}.parquet"
+            provenance = read_provenance(file) or {}
+            pair, key = tuple(provenance.get("pair", ())), provenance.get("key")
+            if key is None:
+                raise UserError(f"{file}: missing or broken; run `layergrad aggregate`")
+            if expected.get(pair) != key:
                 raise UserError(
-                    f"{folder / table}.parquet: "
-                    + (
-                        "missing or broken"
-                        if recorded is None
-                        else f"records key {recorded}, which no pair of this study has"
-                    )
-                    + "; run `layergrad aggregate` for this pair"
+                    f"{file}: records {'/'.join(pair)} with key {key}, which is no pair of this "
+                    "study; run `layergrad aggregate` for those of the study"
                 )
-        folders[expected[recorded]] = Path(folder)
+            folders[pair] = folder
     missing = [pair for pair in plan.pairs if pair not in folders]
     if missing:
         names = ", ".join(f"{model}/{dataset}" for model, dataset in missing)
