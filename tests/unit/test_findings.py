@@ -10,8 +10,9 @@ from layergrad.config import Study
 from layergrad.statistics.bootstrap import instruction_weights
 from layergrad.statistics.curves import Values
 from layergrad.statistics.discrimination import auc, auc_draws, classifier_scores
+from layergrad.statistics.effects import Effect, benjamini_hochberg, test
 from layergrad.statistics.estimates import Estimate, Estimator, Sampled
-from layergrad.statistics.findings import Effect, benjamini_hochberg, findings, test
+from layergrad.statistics.findings import findings
 from layergrad.statistics.pair import estimate_rows
 from tests.synthetic import tiny_study
 

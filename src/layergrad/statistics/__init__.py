@@ -1,6 +1,10 @@
-"""From spectra to curves, differences and intervals, in the order of the data.
+"""From spectra to curves, differences, intervals and findings, in the order of the data.
 
-``metrics`` turns spectra into numbers, ``bootstrap`` resamples instructions, ``bands`` cuts the
-depth, ``curves`` holds the arithmetic of curves, MAD and RD, ``pair`` makes the tables of one
-(model, dataset) and ``study`` those over all pairs. Nothing here needs a model or a GPU.
+``metrics`` turns spectra into numbers and ``cells`` reads those of one (model, dataset);
+``bootstrap`` resamples instructions; ``bands``, ``curves`` and ``ranks`` are the arithmetic of
+curves, MAD, RD and mean spectra; ``estimates`` has the effects that claims are about, with
+``discrimination`` for the AUCs; ``pair`` writes the tables of one (model, dataset). ``effects``,
+``claims`` and ``findings`` test the claims, and ``study`` writes the tables over all pairs.
+``published`` imports statistics, ``compare`` sets two studies side by side, ``summary`` is for a
+terminal. Nothing here needs a model or a GPU.
 """

@@ -19,9 +19,10 @@ from layergrad.provenance import versions
 from layergrad.statistics.bands import BANDS
 from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
 from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
+from layergrad.statistics.claims import thinking
 from layergrad.statistics.curves import Values, mad, mean_curve, relative_difference
+from layergrad.statistics.effects import Effect, test
 from layergrad.statistics.estimates import CORRECT, Estimate, Estimator
-from layergrad.statistics.findings import Effect, test, thinking
 from layergrad.statistics.metrics import label, rounded
 from layergrad.statistics.ranks import ranks_table
 from layergrad.tables import METRICS, TABLES, write_parts, write_table
