@@ -133,7 +133,7 @@ def test_gradients_that_tell_nothing_are_not_said_to_tell():
 
 def test_known_effects_are_found():
     found = many(
-        30,
+        16,
         40,
         size={"none": 1.0, "detailed": 0.0},
         tokens=TOKENS,

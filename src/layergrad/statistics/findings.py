@@ -1,9 +1,9 @@
 """Findings: each claim of the paper, tested in each model or pair of models on each dataset.
 
-The test is two-sided: the effect's distance from the reference
-over its bootstrap standard error, by Student's distribution with one degree of freedom less than
-there are samples; the interval is from the same distribution. p values are corrected over all rows
-of a claim, part and variant (Benjamini and Hochberg 1995), and
+The test is two-sided: the effect's distance from the reference over its bootstrap standard error,
+by Student's distribution with one degree of freedom less than there are samples; the interval is
+from the same distribution. p values are corrected over all rows of a claim, part and variant
+(Benjamini and Hochberg 1995), and
 
 * ``supported`` is an effect on the claimed side of the reference with q below 1 - confidence,
 * ``contradicted`` one on the other side,
