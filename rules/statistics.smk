@@ -29,6 +29,7 @@ rule aggregate:
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=15,
+        aggregates=1,
     params:
         study=STUDY_FILE,
         folder=lambda w, output: Path(output[0]).parent,

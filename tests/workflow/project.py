@@ -89,6 +89,7 @@ class Project:
             for entry in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
                     command = (entry / "cmdline").read_bytes().decode().split("\0")
+                    command = [Path(word).name for word in command]
                     here = (entry / "cwd").readlink() == self.folder
                     if here and all(word in command for word in words):
                         return int(entry.name)

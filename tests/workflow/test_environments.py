@@ -10,11 +10,12 @@ import yaml
 from tests.workflow.project import ROOT
 
 PHASES = ["datasets", "spectra", "statistics", "report"]
+AUDIT = ["datasets/answers.py", "datasets/audit.py", "datasets/pool.py", "datasets/sentences.py"]
 CODE = {
     "datasets": ["datasets"],
-    "spectra": ["models", "spectra"],
+    "spectra": ["models", "spectra", *AUDIT],
     "statistics": ["statistics"],
-    "report": ["report"],
+    "report": ["report", *AUDIT],
 }
 # Where a module's name is not its package's.
 PACKAGE = {
@@ -41,10 +42,11 @@ def pinned(phase: str) -> dict[str, str]:
     return {normal(name): version for name, version in (pin.split("==") for pin in pip)}
 
 
-def imported(folder: str) -> set[str]:
-    """Return the packages that a folder's code imports, apart from Python's and layergrad's own."""
+def imported(place: str) -> set[str]:
+    """Return the packages that a file or folder imports, Python's and layergrad's own left out."""
+    path = ROOT / "src/layergrad" / place
     names = set()
-    for file in (ROOT / "src/layergrad" / folder).rglob("*.py"):
+    for file in [path] if path.is_file() else path.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}

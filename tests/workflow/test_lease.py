@@ -1,11 +1,13 @@
 """GPU leases with made-up devices: never two jobs on one GPU, whatever dies."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,33 @@ def test_pool_is_what_slurm_gave_else_what_the_user_says(monkeypatch):
 def test_without_a_gpu_the_job_runs_on_the_cpu(tmp_path):
     assert start(tmp_path, gpus=2, seconds=0, devices="").wait() == 0
     assert [file.read_text() for file in tmp_path.glob("ran-*")] == [""]
+
+
+def test_a_study_runs_on_two_gpus_at_once(project):
+    project.edit("projections: [q, v]", "projections: [q, k]")
+    command = "snakemake spectra --cores 8 --resources gpu=2"
+    snakemake = project.start(command, LAYERGRAD_GPUS="0,1")
+    seen: dict[str, set[str]] = {}
+    while snakemake.poll() is None:
+        for process, words in jobs_of(project.folder):
+            with contextlib.suppress(OSError):
+                environment = Path("/proc", process, "environ").read_bytes().decode().split("\0")
+                device = next(e for e in environment if e.startswith("CUDA_VISIBLE_DEVICES="))
+                seen.setdefault(words[words.index("--model") + 1], set()).add(device[-1])
+        time.sleep(0.05)
+    output = snakemake.communicate()[0]
+    assert snakemake.returncode == 0, output
+    assert sorted(seen) == ["tiny-llama", "tiny-qwen"]
+    assert set.union(*seen.values()) == {"0", "1"}
+
+
+def jobs_of(folder: Path) -> list[tuple[str, list[str]]]:
+    """Return the processes of the spectra in a folder that hold their lease, with their words."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            measures = {"spectra", "--model"} <= set(words) and "lease" not in words
+            if measures and (entry / "cwd").readlink() == folder:
+                found.append((entry.name, words))
+    return found

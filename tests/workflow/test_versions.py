@@ -8,7 +8,7 @@ def drawn(pairs: int) -> int:
 
 
 NEW_MODEL = {"fetch": 1, "preflight": 1, "extract": 1, "aggregate": 1}
-REPORT = {"manifest": 1, "collect": 1, "measure": 1, "page": 1}
+REPORT = {"manifest": 1, "audit": 1, "collect": 1, "measure": 1, "page": 1}
 
 
 def test_first_run_computes_everything_once(finished):
