@@ -40,6 +40,7 @@ localrules:
     report,
     fetch,
     build,
+    audit,
     manifest,
     collect,
     draw,
@@ -51,6 +52,7 @@ rule all:
     default_target: True
     input:
         rules.manifest.output,
+        rules.audit.output,
         rules.measure.output,
         rules.page.output,
         SIMILARITY_FILES if STUDY.similarity else [],

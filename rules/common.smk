@@ -27,10 +27,12 @@ from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan, source_files
 from layergrad.provenance import key as hash_of
 from layergrad.provenance import read_json, write_json
 from layergrad.results import (
+    AUDIT_FILE,
     is_current,
     is_made,
     is_model_made,
     is_spectra_made,
+    unaudited,
     unrecorded_spectra,
 )
 

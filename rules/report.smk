@@ -44,6 +44,7 @@ rule page:
                 figures=[
                     file for name in PLAN.figures for file in PLAN.figure_files(name)
                 ],
+                audit=AUDIT_FILE,
                 manifest="data/manifest.json",
             )
         ),

@@ -117,12 +117,26 @@ class Plan:
         return key("dataset", dataset, parts)
 
     @cached_property
+    def audit_parts(self) -> dict[str, str]:
+        """Key of every part of the audit: ``DATASET/`` its text, ``DATASET/MODEL`` its tokens.
+
+        An audit keeps the parts that it has, so that adding a model asks for no other one.
+        """
+        names = ("answers", "audit", "sentences")
+        code = [provenance.digest(PACKAGE / "datasets" / f"{name}.py", "md5") for name in names]
+        engines = {model.name: self.engine(model.name) for model in self.study.models}
+        parts = {}
+        for spec in self.study.datasets:
+            samples = self.dataset_key(spec.name)
+            parts[f"{spec.name}/"] = key("text", samples, code)
+            for model, engine in engines.items():
+                parts[f"{spec.name}/{model}"] = key("tokens", samples, engine)
+        return parts
+
+    @cached_property
     def audit_key(self) -> str:
-        """Key of the audit of the datasets, with the tokens that each model makes of them."""
-        datasets = [self.dataset_key(spec.name) for spec in self.study.datasets]
-        models = [[m.name, self.engine(m.name)] for m in self.study.models]
-        code = provenance.code_hash(PACKAGE / "datasets" / "__init__.py")
-        return key("audit", datasets, models, code)
+        """Key of the audit of all datasets, with the tokens that each model makes of them."""
+        return key("audit", self.audit_parts)
 
     def engine(self, model: str) -> dict[str, Any]:
         """Return all that decides a spectrum beside the tokens."""
@@ -205,7 +219,7 @@ class Plan:
         study = self.study.model_dump(mode="json", exclude={"runtime"})
         code = provenance.code_hash(PACKAGE / "report" / "__init__.py")
         captions = provenance.code_hash(CAPTIONS / "any")
-        return key("page", self.tables_key, study, captions, code)
+        return key("page", self.tables_key, self.audit_key, study, captions, code)
 
     @property
     def figures(self) -> list[str]:

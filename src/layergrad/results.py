@@ -12,9 +12,10 @@ from typing import Any
 
 from layergrad.errors import UserError
 from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
-from layergrad.provenance import digest, read_json, recorded_key, write_json
+from layergrad.provenance import digest, read_json, read_provenance, recorded_key, write_json
 
 MANIFEST = "data/manifest.json"
+AUDIT_FILE = "data/statistics/audit.parquet"
 
 
 # ------------------------------------------------------------------------------------- completeness
@@ -78,6 +79,24 @@ def write_manifest(plan: Plan, path: str | Path) -> None:
             raise UserError(f"{index}: no such index of spectra; run `snakemake spectra`")
         pairs[index] = listed[index] if record is None else record["cells"]
     write_json({"key": plan.manifest_key, "pairs": pairs}, path)
+
+
+# -------------------------------------------------------------------------------------------- audit
+
+
+def audited_parts(plan: Plan, path: str | Path = AUDIT_FILE) -> dict[str, str]:
+    """Return the parts of a study's audit that a file holds, with their keys."""
+    recorded = (read_provenance(path) or {}).get("parts", {})
+    return {part: key for part, key in plan.audit_parts.items() if recorded.get(part) == key}
+
+
+def unaudited(plan: Plan) -> dict[str, list[str]]:
+    """Return the datasets (`samples`) and models (`receipts`) that the audit lacks a part of."""
+    there = audited_parts(plan)
+    missing = [part.split("/") for part in plan.audit_parts if part not in there]
+    samples = dict.fromkeys(plan.dataset_file(dataset) for dataset, _ in missing)
+    receipts = dict.fromkeys(plan.model_file(model) for _, model in missing if model)
+    return {"samples": list(samples), "receipts": list(receipts)}
 
 
 # ----------------------------------------------------------------------------------------- measures
@@ -206,6 +225,7 @@ def _spectra_faults(plan: Plan, checksums: bool) -> Iterator[str]:
 def _report_faults(plan: Plan) -> Iterator[str]:
     keys = {f"data/statistics/{table}.parquet": plan.tables_key for table in STUDY_TABLES}
     keys |= {plan.figure_files(name)[0]: plan.figure_key(name) for name in plan.figures}
+    keys[AUDIT_FILE] = plan.audit_key
     keys |= {"reports/index.html": plan.page_key, "reports/metrics.json": plan.measures_key}
     files = [file for name in plan.figures for file in plan.figure_files(name)]
     for file in dict.fromkeys([*keys, *files]):

@@ -10,6 +10,7 @@ from layergrad.cli import app
 from layergrad.datasets.audit import MEASURES, audit, audit_tokens, wide
 from layergrad.datasets.build import build_dataset
 from layergrad.datasets.sentences import doubled_punctuation, fragments
+from layergrad.errors import UserError
 from layergrad.models.encode import Encoded, SampleError
 from layergrad.tables import AUDIT, read_table
 from tests.unit.test_datasets_build import study
@@ -177,3 +178,39 @@ def test_command_writes_and_prints(tmp_path):
     written = read_table(output, AUDIT)
     assert set(written["measure"]) <= set(MEASURES)
     assert wide(written).height == 6
+
+
+def test_an_audit_keeps_the_parts_that_are_right(tmp_path, monkeypatch):
+    import yaml
+
+    from layergrad.config import load_study
+    from layergrad.datasets import audit as module
+    from layergrad.plan import Plan
+    from layergrad.provenance import recorded_key
+    from layergrad.results import audited_parts
+    from tests.unit.test_datasets_build import MODEL
+
+    def run(*arguments, **changes):
+        keys = {"models": [MODEL], "datasets": ["knowledge"], "samples": 3, **changes}
+        config.write_text(yaml.safe_dump(keys))
+        command = ["audit", "--study", str(config), "--output", str(output), *arguments]
+        done = CliRunner().invoke(app, command)
+        return done, Plan(load_study(config))
+
+    config, output = tmp_path / "study.yaml", tmp_path / "audit.parquet"
+    done, plan = run()
+    assert done.exit_code == 0
+    assert list(audited_parts(plan, output)) == ["knowledge/"]
+    assert recorded_key(output) != plan.audit_key  # the model's tokens are not in it
+    seen = []
+    monkeypatch.setattr(module, "audit", lambda built: seen.append(built) or audit(built))
+    _, plan = run(datasets=["knowledge", "gsm_symbolic"])
+    assert [frame["dataset"].unique().to_list() for frame in seen] == [["gsm_symbolic"]]
+    assert list(audited_parts(plan, output)) == ["knowledge/", "gsm_symbolic/"]
+    assert set(read_table(output, AUDIT)["dataset"]) == {"knowledge", "gsm_symbolic"}
+
+    run(samples=4)
+    assert set(read_table(output, AUDIT)["dataset"]) == {"knowledge"}
+    refused, _ = run("--samples", str(output))
+    assert isinstance(refused.exception, UserError)
+    assert "no dataset of this study" in str(refused.exception)

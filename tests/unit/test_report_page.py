@@ -10,16 +10,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from layergrad.datasets.audit import audit
 from layergrad.errors import UserError
 from layergrad.plan import CAPTIONS, Plan
-from layergrad.provenance import recorded_key
+from layergrad.provenance import recorded_key, write_json
 from layergrad.report import facts
 from layergrad.report import page as page_module
 from layergrad.report.captions import MINUS, Captions, number, percent
 from layergrad.report.page import as_script, write_page
 from layergrad.report.page.numbers import pack
 from layergrad.report.page.sections import overall, sign
-from layergrad.tables import DATASET, write_table
+from layergrad.results import AUDIT_FILE
+from layergrad.tables import AUDIT, DATASET, read_table, write_table
 from tests.synthetic import tiny_study
 from tests.unit.test_report_figures import measured
 
@@ -51,6 +53,10 @@ def html(plan):
             for control in plan.study.controls_of(spec)
         ]
         write_table(pl.DataFrame(rows), DATASET, plan.dataset_file(spec.name), {})
+    built = [read_table(plan.dataset_file(spec.name), DATASET) for spec in plan.study.datasets]
+    write_table(audit(pl.concat(built)), AUDIT, AUDIT_FILE, {"key": plan.audit_key})
+    check = {"name": "BOS count", "status": "failed", "detail": "2 at the start"}
+    write_json({"checks": [check]}, plan.preflight_file(plan.study.models[0].name))
     write_page(plan, Path("reports/index.html"))
     return Path("reports/index.html").read_text()
 
@@ -83,6 +89,12 @@ def test_the_page_records_its_key_and_fetches_nothing(plan, html):
     assert [link for link in Outline(html).fetched if not link.startswith("data:")] == []
     assert '<html lang="en">' in html
     assert f"<title>{plan.study.report.title}</title>" in html
+
+
+def test_health_shows_the_checks_of_models_and_the_audit(html):
+    assert "<td>BOS count</td><td>✗ failed</td>" in html
+    assert "doubled punctuation" in html
+    assert "No audit is here" not in html and "No preflight" not in html
 
 
 def test_headings_are_in_order_and_links_lead_somewhere(html):

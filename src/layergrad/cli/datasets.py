@@ -58,53 +58,96 @@ def audit(
     ] = None,
     samples: Annotated[
         list[Path] | None,
-        typer.Option(help="Built dataset; may be repeated. Without any, datasets are built."),
+        typer.Option(help="Built dataset; may be repeated. Those that are needed else are built."),
     ] = None,
     model_receipt: Annotated[
         list[Path] | None,
         typer.Option(help="Receipt of a fetched model whose tokens to count; may be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Parquet file to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Parquet file to write; what is right in it is kept.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
 ) -> None:
     """Audit datasets: duplicates, answers, leaks, form, and tokens of fetched models."""
     import polars as pl
 
     from layergrad.config import load_study
-    from layergrad.datasets.audit import audit as audit_text
     from layergrad.datasets.audit import wide
-    from layergrad.datasets.build import build_dataset
     from layergrad.plan import Plan, check_key
-    from layergrad.tables import AUDIT, DATASET, conform, read_table, write_table
+    from layergrad.provenance import key as hash_of
+    from layergrad.results import audited_parts
+    from layergrad.tables import AUDIT, conform, read_table, write_table
 
     plan = Plan(load_study(study))
     check_key("audit", plan.audit_key, key)
     names = dataset or [spec.name for spec in plan.study.datasets]
-    frames = (
-        [read_table(path, DATASET) for path in samples]
-        if samples
-        else [build_dataset(plan.study, name)[0] for name in names]
-    )
-    built = pl.concat(frames).filter(pl.col("dataset").is_in(names))
-    parts = [audit_text(built), *_token_audits(plan, built, model_receipt or [])]
-    table = conform(pl.concat(parts), AUDIT)
+    given = _given(plan, samples or [])
+    encoders = _encoders(plan, model_receipt or [])
+    parts = audited_parts(plan, output) if output else {}
+    tables = [read_table(output, AUDIT).filter(_part().is_in(list(parts)))] if parts else []
+    for name in names:
+        asked = [model for model in ("", *encoders) if f"{name}/{model}" not in parts]
+        if asked:
+            tables += _audits(_built(plan, name, given), asked, encoders)
+            parts |= {part: plan.audit_parts[part] for part in (f"{name}/{m}" for m in asked)}
+    table = conform(pl.concat(tables), AUDIT)
     if output is not None:
-        write_table(table, AUDIT, output, {"key": plan.audit_key})
-    _print_table(wide(table))
-    if model_receipt:
-        _print_table(wide(table, tokens=True))
+        write_table(table, AUDIT, output, {"key": hash_of("audit", parts), "parts": parts})
+    shown = table.filter(pl.col("dataset").is_in(names))
+    _print_table(wide(shown))
+    if shown.filter(pl.col("model") != "").height:
+        _print_table(wide(shown, tokens=True))
 
 
-def _token_audits(plan: Plan, built: pl.DataFrame, receipts: list[Path]) -> list[pl.DataFrame]:
-    from layergrad.datasets.audit import audit_tokens
+def _part() -> pl.Expr:
+    """Return the part of an audit that a row belongs to."""
+    import polars as pl
+
+    return pl.concat_str("dataset", "model", separator="/")
+
+
+def _encoders(plan: Plan, receipts: list[Path]) -> dict[str, Any]:
+    """Return the encoders of fetched models, by name."""
+    if not receipts:
+        return {}  # without torch
     from layergrad.spectra.pair import make_encoder, read_receipt
 
-    audits = []
-    for path in receipts:
-        receipt = read_receipt(path)
-        encoder = make_encoder(plan, receipt["model"], receipt["path"])
-        audits.append(audit_tokens(built, receipt["model"], encoder))
-    return audits
+    read = map(read_receipt, receipts)
+    return {r["model"]: make_encoder(plan, r["model"], r["path"]) for r in read}
+
+
+def _given(plan: Plan, samples: list[Path]) -> dict[str, Path]:
+    """Return the file of each dataset that is given; refuse one of another configuration."""
+    from layergrad.provenance import recorded_key
+
+    keys = {plan.dataset_key(spec.name): spec.name for spec in plan.study.datasets}
+    given = {recorded_key(path): path for path in samples}
+    for found, path in given.items():
+        if found not in keys:
+            raise UserError(f"{path}: no dataset of this study, or of another configuration of it")
+    return {keys[found]: path for found, path in given.items()}
+
+
+def _built(plan: Plan, name: str, given: dict[str, Path]) -> pl.DataFrame:
+    """Return a dataset: read if its file is given, else built here."""
+    from layergrad.tables import DATASET, read_table
+
+    if name in given:
+        return read_table(given[name], DATASET)
+    from layergrad.datasets.build import build_dataset
+
+    return build_dataset(plan.study, name)[0]
+
+
+def _audits(built: pl.DataFrame, models: list[str], encoders: dict[str, Any]) -> list[pl.DataFrame]:
+    """Return the audits of a dataset's text (for the model named '') and of its tokens."""
+    from layergrad.datasets import audit
+
+    return [
+        audit.audit_tokens(built, model, encoders[model]) if model else audit.audit(built)
+        for model in models
+    ]
 
 
 def _print_table(frame: pl.DataFrame) -> None:

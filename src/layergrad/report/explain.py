@@ -12,6 +12,7 @@ from layergrad.config import FilesSource
 from layergrad.errors import UserError
 from layergrad.plan import STUDY_TABLES, Cell, Plan, model_source, source_files
 from layergrad.provenance import content_hash, read_json, read_provenance, recorded_key
+from layergrad.results import AUDIT_FILE
 
 # Of more pairs than these only the first are followed; each can be asked for by itself.
 MOST_PAIRS = 4
