@@ -23,11 +23,16 @@ from tests.synthetic import tiny_study, write_study_spectra
 ROOT = Path(__file__).parents[2]
 
 
-def measured(folder: Path, models: tuple[str, ...] = ("tiny-base",), **changes: object) -> Plan:
+def measured(
+    folder: Path,
+    models: tuple[str, ...] = ("tiny-base",),
+    failed: dict[tuple[str, str], int] | None = None,
+    **changes: object,
+) -> Plan:
     """Leave below `folder` the tables of a synthetic study, its last sample failed."""
-    study = tiny_study(models, samples=5, statistics={"draws": 100}, **changes)
+    study = tiny_study(models, **{"samples": 5, "statistics": {"draws": 100}, **changes})
     plan = Plan(study)
-    write_study_spectra(folder, study, failed={("detailed", "irrelevant"): 1})
+    write_study_spectra(folder, study, failed=failed or {("detailed", "irrelevant"): 1})
     for pair in plan.pairs:
         target = Path(plan.statistics_file(*pair, "curves")).parent
         aggregate(plan, *pair, Path(plan.spectra_file(*pair)), target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from layergrad.provenance import recorded_key, write_json
 from layergrad.report import facts
 from layergrad.report import page as page_module
 from layergrad.report.captions import MINUS, Captions, number, percent
+from layergrad.report.draw import draw
 from layergrad.report.page import as_script, write_page
 from layergrad.report.page.numbers import pack
 from layergrad.report.page.sections import overall, sign
@@ -261,3 +263,47 @@ def test_one_word_for_several_verdicts():
     assert overall(["supported", "contradicted"]) == "mixed"
     assert overall(["inconclusive"] * 9 + ["supported"]) == "mostly inconclusive"
     assert sign("mostly inconclusive") == sign("inconclusive") != sign("mixed")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"controls": ["correct"], "samples": 1},
+        {"controls": ["irrelevant"], "samples": 3},
+        {
+            "extraction": {"projections": ["v", "gate"]},
+            "statistics": {
+                "draws": 100,
+                "metrics": ["sum_loss.nuclear_norm", "energy_top4"],
+                "claim_metric": "effective_rank",
+            },
+            "report": {"metric": "energy_top4", "title": "<b>Title</b> & more"},
+            "samples": 4,
+        },
+    ],
+    ids=["one sample", "no correct responses", "other metrics"],
+)
+def test_unusual_studies_are_reported(changes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = measured(tmp_path, **changes)
+    for name in plan.figures:
+        draw(plan, name, Path("reports/figures"))
+    write_page(plan, Path("reports/index.html"))
+    html = Path("reports/index.html").read_text()
+    assert recorded_key("reports/index.html") == plan.page_key
+    assert "<b>Title" not in html
+
+
+def test_a_pair_without_any_sample_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    responses, controls = ("none", "simplified", "detailed"), ("correct", "irrelevant")
+    lost = dict.fromkeys(itertools.product(responses, controls), 5)
+    plan = measured(tmp_path, failed=lost)
+    for name in plan.figures:
+        draw(plan, name, Path("reports/figures"))
+    assert (
+        "No sample was measured"
+        in Path("reports/figures/curves.tiny-base.gsm_symbolic.svg").read_text()
+    )
+    write_page(plan, Path("reports/index.html"))
+    assert "no_response_tokens" in Path("reports/index.html").read_text()

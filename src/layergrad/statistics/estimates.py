@@ -230,7 +230,8 @@ class Estimator:
         intercept an instruction, which centring within instructions takes out. All responses of
         the dataset enter: they tell how values change with length within a response.
         """
-        between = [r for r in self.responses[1:-1] if self.cells[r, CORRECT].values is not None]
+        found = {r: self.cells.get((r, CORRECT)) for r in self.responses[1:-1]}
+        between = [r for r, cell in found.items() if cell is not None and cell.values is not None]
         responses = [fast, *between, slow]
         cells, weights = self._paired(*((r, CORRECT) for r in responses))
         with np.errstate(divide="ignore"):
