@@ -128,17 +128,17 @@ def test_interval_of_one_sample_is_undefined():
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_interval_of_a_mean_covers_at_its_rate(confidence):
+@pytest.mark.parametrize("samples", [8, 60])
+def test_interval_of_a_mean_covers_at_its_rate(samples, confidence):
     rng = np.random.default_rng(1)
-    samples, studies = 60, 3000
-    values = rng.gamma(4, 0.25, (samples, studies))
+    values = rng.gamma(4, 0.25, (samples, 3000))
     names = [f"{i:03}" for i in range(samples)]
     drawn = instruction_weights(names, 1000, 0, "coverage")
     weights = np.stack([drawn[name] for name in names], axis=1)
     low, high = interval(weighted_means(weights, values), samples, confidence)
     covered = ((low <= 1) & (high >= 1)).mean()
-    # Percentile intervals are a little short at this size; Monte Carlo error is 0.004.
-    assert confidence - 0.03 < covered < confidence + 0.01
+    # skewed values, so a little less; three standard deviations of the Monte Carlo error are 0.02
+    assert confidence - 0.03 < covered < confidence + 0.02
 
 
 def test_paired_interval_of_a_ratio_covers_and_is_shorter_than_an_unpaired_one():
@@ -152,7 +152,7 @@ def test_paired_interval_of_a_ratio_covers_and_is_shorter_than_an_unpaired_one()
     weights, unpaired = (np.stack([d[n] for n in names], axis=1) for d in (drawn, other))
     means = weighted_means(weights, correct)
     low, high = interval(relative_difference(weighted_means(weights, wrong), means), samples, 0.95)
-    assert 0.92 < ((low <= 0.3) & (high >= 0.3)).mean() < 0.96
+    assert 0.93 < ((low <= 0.3) & (high >= 0.3)).mean() < 0.965
     loose = interval(relative_difference(weighted_means(unpaired, wrong), means), samples, 0.95)
     assert np.mean(high - low) < 0.5 * np.mean(loose[1] - loose[0])
 

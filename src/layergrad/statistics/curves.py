@@ -38,6 +38,11 @@ class Values:
     metrics: list[str]
     array: Array
 
+    @property
+    def independent(self) -> int:
+        """Number of different instructions: what the bootstrap draws from."""
+        return len(set(self.instructions))
+
     def weights(self, drawn: dict[str, Array]) -> Array:
         """Return the bootstrap weights of the samples, shape (draws, samples)."""
         return np.stack([drawn[name] for name in self.instructions], axis=1)

@@ -151,7 +151,7 @@ def _curves_and_mad(
     samples, layers = found.array.shape[:2]
     weights = found.weights(drawn)
     curve, draws = mean_curve(found.array), weighted_means(weights, found.array)
-    low, high = interval(draws, samples, settings.confidence)
+    low, high = interval(draws, found.independent, settings.confidence)
     frame = _grid(layer=range(layers), projection=found.projections, metric=found.metrics)
     curves = frame.with_columns(
         depth=pl.col("layer") / max(layers - 1, 1),
@@ -163,9 +163,9 @@ def _curves_and_mad(
     of_mean, of_draws, of_samples = mad(curve), mad(draws), mad(found.array)
     bands = []
     for band in BANDS:
-        low, high = interval(of_draws[band], samples, settings.confidence)
+        low, high = interval(of_draws[band], found.independent, settings.confidence)
         mean_draws = weighted_means(weights, of_samples[band])
-        mean_low, mean_high = interval(mean_draws, samples, settings.confidence)
+        mean_low, mean_high = interval(mean_draws, found.independent, settings.confidence)
         bands.append(
             _grid(projection=found.projections, metric=found.metrics).with_columns(
                 band=pl.lit(band),
@@ -194,7 +194,7 @@ def _rd(
     draws = relative_difference(
         weighted_means(weights, wrong.array), weighted_means(weights, correct.array)
     )
-    low, high = interval(draws, len(rows), settings.confidence)
+    low, high = interval(draws, correct.independent, settings.confidence)
     by_layer = _grid(layer=range(layers), projection=correct.projections, metric=correct.metrics)
     rd = by_layer.with_columns(
         signed=_column(signed),
@@ -204,7 +204,7 @@ def _rd(
         samples=pl.lit(len(rows)),
     )
     over_layers = np.abs(draws).mean(axis=1)
-    low, high = interval(over_layers, len(rows), settings.confidence)
+    low, high = interval(over_layers, correct.independent, settings.confidence)
     top = rd.sort("absolute", "layer", descending=[True, False], nulls_last=True)
     top = top.group_by("projection", "metric", maintain_order=True).agg(
         top_layers=pl.col("layer").filter(pl.col("absolute").is_not_null()).head(TOP_LAYERS)

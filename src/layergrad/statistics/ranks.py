@@ -60,7 +60,7 @@ def ranks_table(
         if part.shape[1] == 0:
             continue
         means = part.mean(axis=1)
-        low, high = interval(weighted_means(weights, means), samples, settings.confidence)
+        low, high = interval(weighted_means(weights, means), found.independent, settings.confidence)
         mean = weighted_means(np.ones((1, samples)), means)[0]
         for place, projection in enumerate(found.projections):
             columns = {"mean": mean[place], "low": low[place], "high": high[place]}
