@@ -40,6 +40,9 @@ def overview(plan: Plan, console: Console, statistics: Path = Path("data/statist
         console.print(claims_table(findings))
     measured, lost = samples["samples"].sum(), samples["failed"].sum()
     console.print(f"{measured} samples measured, {lost} fell out.")
+    for model in plan.study.models:
+        if model.note:
+            console.print(f"{model.label}: {model.note}", markup=False)
 
 
 def means_table(plan: Plan, statistics: Path, metric: str) -> Table:
