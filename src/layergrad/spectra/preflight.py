@@ -138,7 +138,7 @@ def invariance(model: PreTrainedModel, samples: list[Encoded], settings: dict[st
     differences = [
         abs(values.sum() / together.spectra[place].sum() - 1)
         for place, values in alone.spectra.items()
-        if values.sum() > 0
+        if values.sum() != 0  # what is not a number stays in, and fails
     ]
     worst = float(np.max(differences, initial=0.0))
     limit = INVARIANCE[settings["dtype"]]
@@ -163,12 +163,14 @@ def full_svd(model: PreTrainedModel, sample: Encoded, settings: dict[str, Any]) 
         for name, gradient in zip(names, gradients, strict=True):
             if layer in chosen and name in projections:
                 product = gradient[0].double().T @ inputs[0].double()
-                exact[layer, name] = torch.linalg.svdvals(product).sum().item()
+                finite = bool(product.isfinite().all())  # an SVD of anything else would raise
+                norm = torch.linalg.svdvals(product).sum().item() if finite else np.nan
+                exact[layer, name] = norm
 
     batch = pad([sample], 0, device)
     gradient_factors(model, places, batch, settings["reduction"], receive)
     found = measure(model, places, projections, batch, settings["reduction"])[0].spectra
-    differences = [abs(found[p].sum() / norm - 1) for p, norm in exact.items() if norm > 0]
+    differences = [abs(found[p].sum() / norm - 1) for p, norm in exact.items() if norm != 0]
     worst = float(np.max(differences, initial=0.0))
     detail = (
         f"nuclear norms of {len(exact)} gradients of a sample of {len(sample.ids)} tokens agree "
