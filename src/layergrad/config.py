@@ -130,7 +130,7 @@ class ModelSpec(Entry):
     tuning: Literal["base", "instruct"] = Field(description="Pre-trained or instruction-tuned.")
     protocol: Literal["paper", "clean"] = Field(
         "clean",
-        description="How a sample becomes tokens: `paper` as the authors did (double BOS, truncation), "
+        description="How samples become tokens: `paper` as the authors did (two BOS, truncation); "
         "`clean` with one BOS and the response boundary from character offsets.",
     )
     chat: bool = Field(
