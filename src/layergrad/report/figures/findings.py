@@ -34,7 +34,11 @@ def chart(data: pl.DataFrame) -> alt.FacetChart:
         )
         .properties(width=330, height=alt.Step(22))
     )
-    share = {"title": "Share of tests", "stack": "normalize", "axis": alt.Axis(format=".0%")}
+    share = {
+        "title": "Share of tests",
+        "stack": "normalize",
+        "axis": alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1]),
+    }
     bars = base.mark_bar(aria=False, stroke="white").encode(
         x=alt.X("tests:Q", **share),
         color=alt.Color(
