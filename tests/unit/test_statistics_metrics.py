@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_a_metric_of_the_users(spectra):
     assert found["tail_share"][0] == pytest.approx(0)
     assert found["nuclear_norm_per_token"][0] == pytest.approx(7 / 3)
     assert label(f"sum_loss.{names[0]}") == "sum_loss.tail_share"
+
+
+def test_the_metric_of_the_manual_works_as_it_stands(spectra, tmp_path):
+    manual = (ROOT / "docs/statistics.md").read_text()
+    code = re.search(r"```python\n(.*?)```", manual, re.DOTALL)[1]
+    (tmp_path / "manual.py").write_text(code)
+    found = measure(spectra, [f"{tmp_path / 'manual.py'}:tail_share"])
+    expected = measure(spectra, [example("tail_share")])
+    assert found["tail_share"].to_list() == expected["tail_share"].to_list() == [0]
 
 
 @pytest.mark.parametrize(
