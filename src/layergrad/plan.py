@@ -7,8 +7,9 @@ days of GPU time. Statistics and report are cheap and take the hash of their cod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +28,13 @@ from layergrad.errors import UserError
 from layergrad.provenance import content_hash, key
 from layergrad.report.names import (
     Figure,
-    figure_names,
+    figures,
     find_figure,
     find_paper_figure,
     paper_figures,
 )
 
-# Raise when a change of code changes what the phase produces; tests/unit/test_versions.py asks for it.
+# Raise when a change of code changes what the phase produces: a test of the samples asks for it.
 DATASET_VERSION = 1
 ENGINE_VERSION = 1
 
@@ -61,6 +62,20 @@ class Cell(NamedTuple):
     dataset: str
     response: str
     control: str
+
+
+def remembered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute a key once for the same arguments: a dry run asks for some a hundred times."""
+
+    @wraps(method)
+    def once(plan: Plan, *arguments: str) -> Any:
+        found = plan.__dict__.setdefault("_remembered", {})
+        place = (method.__name__, *arguments)
+        if place not in found:
+            found[place] = method(plan, *arguments)
+        return found[place]
+
+    return once
 
 
 @dataclass(frozen=True)
@@ -91,10 +106,12 @@ class Plan:
 
     # -------------------------------------------------------------------------------------- keys
 
+    @remembered
     def model_key(self, model: str) -> str:
         """Return the key of a model's weights."""
         return key("model", model_source(self.study.model(model)))
 
+    @remembered
     def samples_key(self, dataset: str, response: str, control: str) -> str:
         """Return the key of the samples of one response and control."""
         return key(
@@ -107,6 +124,7 @@ class Plan:
             control,
         )
 
+    @remembered
     def dataset_key(self, dataset: str) -> str:
         """Return the key of a built dataset, all responses and controls."""
         spec = self.study.dataset(dataset)
@@ -155,6 +173,7 @@ class Plan:
         samples = self.samples_key(cell.dataset, cell.response, cell.control)
         return key("spectra", self.engine(cell.model), samples)
 
+    @remembered
     def spectra_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's spectra, all cells."""
         cells = self.cells(model, dataset)
@@ -164,6 +183,7 @@ class Plan:
         """Return the key of a pair's cosines: they depend on what its spectra depend on."""
         return key("similarity", self.spectra_key(model, dataset))
 
+    @remembered
     def statistics_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's statistics."""
         settings = self.study.statistics.model_dump(mode="json")
@@ -193,7 +213,8 @@ class Plan:
 
         Models and datasets that the figure does not show leave it as it is.
         """
-        return self._figure_key("figure", find_figure(self.study, name), self._figures_code)
+        figure = self._figures.get(name) or find_figure(self.study, name)
+        return self._figure_key("figure", figure, self._figures_code)
 
     def paper_key(self, name: str) -> str:
         """Return the key of a figure or table of the paper."""
@@ -224,7 +245,11 @@ class Plan:
     @property
     def figures(self) -> list[str]:
         """Names of the figures, made of slugs with dots between."""
-        return figure_names(self.study)
+        return list(self._figures)
+
+    @cached_property
+    def _figures(self) -> dict[str, Figure]:
+        return {figure.name: figure for figure in figures(self.study)}
 
     @property
     def paper(self) -> list[str]:
