@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from layergrad.report import page as page_module
+from layergrad.report.names import PAIR_FAMILIES
 from layergrad.report.page import write_page
 from layergrad.tables import DATASET, write_table
 from tests.unit.test_report_figures import measured
@@ -132,7 +133,17 @@ def test_opens_without_an_error_or_a_request(browser, page):
     ]
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
     assert severe(browser) == []
-    for family in ("curves", "mad", "rd", "auc", "tuning", "knowledge", "length", "controls", "spectra"):
+    for family in (
+        "curves",
+        "mad",
+        "rd",
+        "auc",
+        "tuning",
+        "knowledge",
+        "length",
+        "controls",
+        "spectra",
+    ):
         assert "path" in drawn(browser, family), family
 
 
