@@ -133,17 +133,7 @@ def test_opens_without_an_error_or_a_request(browser, page):
     ]
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
     assert severe(browser) == []
-    for family in (
-        "curves",
-        "mad",
-        "rd",
-        "auc",
-        "tuning",
-        "knowledge",
-        "length",
-        "controls",
-        "spectra",
-    ):
+    for family in (*PAIR_FAMILIES, "tuning", "knowledge"):
         assert "path" in drawn(browser, family), family
 
 
