@@ -167,6 +167,17 @@ def test_opposite_effects_contradict_the_claims():
         assert contradicted[name] > 0.9, name
 
 
+def test_a_metric_tells_in_either_direction():
+    """Wrong fast responses have smaller gradients, wrong slow ones larger: both tell."""
+    wrong = {"none": -2.5, "detailed": 2.5}
+    found = many(4, 150, size=TWO, tokens=TOKENS, wrong=wrong)
+    assert share(found, says("supported"))[4, "slow", "metric"] == 1
+    assert share(found, says("contradicted"))[4, "fast", "metric"] == 1
+    both = found.filter(claim=4, part="both", variant="metric")
+    assert both["effect"].abs().max() < 0.1
+    assert found.filter(pl.col("effect_name") == "AUC")["high"].max() <= 1
+
+
 def test_length_alone_is_unmasked_by_the_length_controls():
     """Gradients fall with length and thinking has no effect: the raw contrast is confounded."""
     responses = {"none": 0.0, "simplified": 0.0, "detailed": 0.0}

@@ -54,6 +54,9 @@ def _tested(row: Row, metric: str, confidence: float) -> dict:
     known = effect.effect is not None and np.isfinite(effect.effect)
     testable = known and effect.samples >= MIN_SAMPLES
     low, high, p = test(effect, row.reference, confidence) if testable else (None, None, None)
+    if testable and "AUC" in row.effect_name:
+        smallest = 0.0 if row.effect_name == "AUC" else -1.0
+        low, high = max(low, smallest), min(high, 1.0)
     return {
         "claim": row.claim,
         "part": row.part,
