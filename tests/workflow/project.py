@@ -11,11 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from layergrad.config import load_study
+from layergrad.report.names import figures
+
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = "snakemake --cores 2 --resources gpu=2"
-# Figures of tests/workflow/study.yaml: curves, MAD and length of each pair; findings and samples.
-PAIR_FIGURES = 3
-STUDY_FIGURES = 2
+_SHOWN = [figure.pairs for figure in figures(load_study(ROOT / "tests/workflow/study.yaml"))]
+PAIR_FIGURES = sum(len(pairs) == 1 for pairs in _SHOWN) // 2  # of each of its two pairs
+STUDY_FIGURES = sum(len(pairs) > 1 for pairs in _SHOWN)
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
