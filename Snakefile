@@ -45,6 +45,11 @@ localrules:
     collect,
     draw,
     page,
+    figures,
+    paper,
+    paper_figure,
+    paper_table,
+    readme_picture,
     measure,
 
 
@@ -55,6 +60,7 @@ rule all:
         rules.audit.output,
         rules.measure.output,
         rules.page.output,
+        FIGURE_FILES,
         SIMILARITY_FILES if STUDY.similarity else [],
 
 
@@ -83,9 +89,19 @@ rule report:
         rules.page.output,
 
 
+rule figures:
+    input:
+        FIGURE_FILES,
+
+
+rule paper:
+    input:
+        PAPER_FILES,
+
+
 onstart:
     say_where_spectra_are_computed()
 
 
 onsuccess:
-    say_where_the_report_is()
+    say_what_was_found()

@@ -11,6 +11,7 @@ is made anew for another job cannot make it run.
 """
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -129,9 +130,12 @@ def say_where_spectra_are_computed():
         print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
 
 
-def say_where_the_report_is():
+def say_what_was_found():
+    """Print the results in brief and where the page is, if the page is that of the study."""
     page = Path("reports/index.html")
     if is_current([str(page)], PLAN.page_key):
+        command = [sys.executable, "-m", "layergrad", "overview", "--study", STUDY_FILE]
+        subprocess.run(command, check=False)
         print(f"The report: {page.resolve()}", file=sys.stderr)
 
 

@@ -5,6 +5,13 @@
 #      reports/tables/FIGURE.csv           the numbers of a figure
 #      reports/index.html                  the page
 #      reports/metrics.json                what `dvc metrics diff` compares (in git)
+#      reports/paper/FIGURE.{svg,pdf}      the original study's figures, its tables as .tex and .csv
+#      docs/pictures/curves.svg            the picture of the README, drawn by the default study
+#
+# The page draws from the tables itself: the files of figures are for use elsewhere.
+
+FIGURE_FILES = [file for name in PLAN.figures for file in PLAN.figure_files(name)]
+PAPER_FILES = [file for name in PLAN.paper for file in PLAN.paper_files(name)]
 
 
 rule draw:
@@ -18,7 +25,13 @@ rule draw:
         ),
     output:
         spec="reports/figures/{figure}.json",
-        picture="reports/figures/{figure}.svg",
+        picture=report(
+            "reports/figures/{figure}.svg",
+            caption="../reports/captions/figure.rst",
+            category="Figures",
+            subcategory=lambda w: PLAN.figure_labels(w.figure)["figure"],
+            labels=lambda w: PLAN.figure_labels(w.figure),
+        ),
         raster="reports/figures/{figure}.png",
         numbers="reports/tables/{figure}.csv",
     log:
@@ -41,15 +54,12 @@ rule page:
                 ["reports/index.html"],
                 is_current(["reports/index.html"], PLAN.page_key),
                 tables=TABLES,
-                figures=[
-                    file for name in PLAN.figures for file in PLAN.figure_files(name)
-                ],
                 audit=AUDIT_FILE,
                 manifest="data/manifest.json",
             )
         ),
     output:
-        "reports/index.html",
+        report("reports/index.html", category="Page", labels={"figure": "the page"}),
     log:
         "logs/page.log",
     conda:
@@ -60,6 +70,77 @@ rule page:
         "Write the report"
     shell:
         "python -m layergrad page --study {params.study} --output {output} 2>&1 | tee {log}"
+
+
+rule paper_figure:
+    input:
+        unpack(
+            lambda w: needs(
+                PLAN.paper_files(w.paper),
+                is_current(PLAN.paper_files(w.paper), PLAN.paper_key(w.paper)),
+                tables=TABLES,
+            )
+        ),
+    output:
+        provenance="reports/paper/{paper}.json",
+        picture="reports/paper/{paper}.svg",
+        document="reports/paper/{paper}.pdf",
+    log:
+        "logs/paper/{paper}.log",
+    wildcard_constraints:
+        paper=r"(curves|rd)\..+",
+    conda:
+        "../envs/report.yaml"
+    params:
+        study=STUDY_FILE,
+    message:
+        "Draw {wildcards.paper} for a paper"
+    shell:
+        "python -m layergrad paper --study {params.study} --name {wildcards.paper}"
+        " --output-dir reports/paper 2>&1 | tee {log}"
+
+
+rule paper_table:
+    input:
+        unpack(
+            lambda w: needs(
+                PLAN.paper_files(w.paper),
+                is_current(PLAN.paper_files(w.paper), PLAN.paper_key(w.paper)),
+                tables=TABLES,
+            )
+        ),
+    output:
+        provenance="reports/paper/{paper}.json",
+        latex="reports/paper/{paper}.tex",
+        numbers="reports/paper/{paper}.csv",
+    log:
+        "logs/paper/{paper}.log",
+    wildcard_constraints:
+        paper=r"mad\..+",
+    conda:
+        "../envs/report.yaml"
+    params:
+        study=STUDY_FILE,
+    message:
+        "Write {wildcards.paper} for a paper"
+    shell:
+        "python -m layergrad paper --study {params.study} --name {wildcards.paper}"
+        " --output-dir reports/paper 2>&1 | tee {log}"
+
+
+rule readme_picture:
+    input:
+        "reports/figures/curves.smollm2-135m-instruct.gsm_symbolic.svg",
+    output:
+        "docs/pictures/curves.svg",
+    log:
+        "logs/readme_picture.log",
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Copy the picture of the README"
+    shell:
+        "cp {input} {output} 2>&1 | tee {log}"
 
 
 rule measure:

@@ -55,7 +55,10 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
     }
     inline = sum(map(len, scripts.values())) <= MOST_INLINE
     names = {} if inline else {name: f"{name}.{plan.page_key}.js" for name in scripts}
-    folder = output.parent / "data"
+    folder = output.parent / "data"  # always there, so that DVC can track it
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in set(folder.glob("*.js")) - {folder / file for file in names.values()}:
+        old.unlink()
     for name, file in names.items():
         write_text(scripts[name], folder / file)
     study = plan.study
