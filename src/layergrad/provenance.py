@@ -101,10 +101,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {error.strerror or error}") from error
+    except Exception as error:
+        reason = _disk_fault(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path}: could not be written: {reason}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _disk_fault(error: Exception) -> str | None:
+    """Say what the system refused, None if it was no such error; Polars raises its own class."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = re.search(r"IO error: (.+) \(os error \d+\)", str(error))
+    return found and found[1]
 
 
 def write_text(text: str, path: str | Path) -> None:
