@@ -17,7 +17,7 @@ run: env  ## run the study of config.yaml and say where the report is
 	@echo "The report is at $(CURDIR)/reports/index.html"
 
 test: env  ## run the tests
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations=25
 
 lint: env  ## check style, types of mistakes and the workflow
 	ruff check .
