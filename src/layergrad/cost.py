@@ -1,8 +1,8 @@
 """What a study costs: cells done, missing and failed, and the GPU hours of those missing.
 
 The estimate is for one H200. Its constants were measured there on the shape of Llama-3.1-8B (32
-layers, random weights, samples of 300 tokens, batched): forward and backward pass in 0.195 s a
-sample in float32, 0.039 s with TF32 and 0.020 s in bfloat16, which at 4 operations per parameter
+layers, random weights, samples of 300 tokens, batched): forward and backward pass in 0.188 s a
+sample in float32, 0.041 s with TF32 and 0.021 s in bfloat16, which at 4 operations per parameter
 and token (no gradient of a weight is formed) is the rate below; and what the spectra of all 128
 matrices add at four lengths (benchmarks/README.md). Another GPU or short samples change it: it
 says whether a study takes hours or weeks, no more.
@@ -22,7 +22,7 @@ from layergrad.errors import UserError
 from layergrad.plan import Cell, Plan
 
 OPERATIONS = 4  # per parameter and token, forward and backward to the activations
-RATE = {"float32": 46e12, "tf32": 230e12, "bfloat16": 440e12, "float64": 46e12 / 2}
+RATE = {"float32": 51e12, "tf32": 237e12, "bfloat16": 464e12, "float64": 51e12 / 2}
 SPECTRA_TOKENS = (0, 100, 300, 600, 1000)
 SPECTRA_SECONDS = (0.0, 0.0012, 0.0095, 0.055, 0.22)  # of 128 matrices
 CHARACTERS_PER_TOKEN = 4
