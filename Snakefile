@@ -60,7 +60,6 @@ rule all:
         rules.audit.output,
         rules.measure.output,
         rules.page.output,
-        FIGURE_FILES,
         SIMILARITY_FILES if STUDY.similarity else [],
 
 

@@ -8,7 +8,8 @@
 #      reports/paper/FIGURE.{svg,pdf}      the original study's figures, its tables as .tex and .csv
 #      docs/pictures/curves.svg            the picture of the README, drawn by the default study
 #
-# The page draws from the tables itself: the files of figures are for use elsewhere.
+# The page draws from the tables itself. The files of figures are for use elsewhere; they are its inputs
+# so that a page that is current needs none of them, which keeps a large study quick to plan.
 
 FIGURE_FILES = [file for name in PLAN.figures for file in PLAN.figure_files(name)]
 PAPER_FILES = [file for name in PLAN.paper for file in PLAN.paper_files(name)]
@@ -54,6 +55,7 @@ rule page:
                 ["reports/index.html"],
                 is_current(["reports/index.html"], PLAN.page_key),
                 tables=TABLES,
+                figures=FIGURE_FILES,
                 audit=AUDIT_FILE,
                 manifest="data/manifest.json",
             )
