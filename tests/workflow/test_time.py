@@ -11,7 +11,7 @@ import yaml
 from layergrad.config import load_study
 from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
 from layergrad.provenance import PARQUET_KEY, write_json
-from layergrad.results import write_manifest
+from layergrad.results import AUDIT_FILE, write_manifest
 from tests.workflow.project import new_project
 
 REASONING = [f"reasoning-{i}" for i in range(6)]
@@ -72,6 +72,8 @@ def pretend_finished(plan: Plan) -> None:
         file.parent.mkdir(exist_ok=True)
         record = json.dumps({"key": plan.tables_key})
         pl.DataFrame({"x": [1]}).write_parquet(file, metadata={PARQUET_KEY: record})
+    audit = json.dumps({"key": plan.audit_key, "parts": plan.audit_parts})
+    pl.DataFrame({"x": [1]}).write_parquet(AUDIT_FILE, metadata={PARQUET_KEY: audit})
     write_manifest(plan, "data/manifest.json")
     for name in plan.figures:
         spec, *others = plan.figure_files(name)
