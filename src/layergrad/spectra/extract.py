@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
@@ -76,23 +78,29 @@ class Extractor:
         on; a sample that does not fit alone fails with ``out_of_memory``, one whose loss or
         spectrum is not finite with ``non_finite``.
         """
-        waiting = list(range(len(samples)))
+        batches = self._pack(samples, list(range(len(samples))))
         began = time.monotonic()
-        while waiting:
-            lengths = [len(samples[i].ids) for i in waiting]
-            chosen = [waiting[j] for j in pack(lengths, self.usage.token_budget)[0]]
+        while batches:
+            chosen = batches.popleft()
             results = self._measure([samples[i] for i in chosen])
             if results is None:
                 tokens = len(samples[chosen[0]].ids) * len(chosen)
                 self.usage.token_budget = max(tokens // 2, 1)
-                if len(chosen) > 1:
+                again = chosen if len(chosen) > 1 else []
+                batches = self._pack(samples, [*again, *chain.from_iterable(batches)])
+                if again:
                     continue
                 results = [Failed("out_of_memory", f"{tokens} tokens do not fit on {self.device}")]
-            done = set(chosen)
-            waiting = [i for i in waiting if i not in done]
             self.usage.seconds = time.monotonic() - began
             self.usage.peak_bytes = peak_memory()
             yield list(zip(chosen, results, strict=True))
+
+    def _pack(self, samples: Sequence[Encoded], waiting: list[int]) -> deque[list[int]]:
+        """Pack the waiting samples by the budget: once, and again when it was halved."""
+        lengths = [len(samples[i].ids) for i in waiting]
+        return deque(
+            [waiting[j] for j in batch] for batch in pack(lengths, self.usage.token_budget)
+        )
 
     def _measure(self, samples: list[Encoded]) -> list[Measured | Failed] | None:
         """Measure one batch; None if memory ran out."""

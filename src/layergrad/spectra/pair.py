@@ -345,6 +345,7 @@ def write_cells(
         tokens.failures + lost, schema={**schema, "reason": pl.String, "detail": pl.String}
     )
     measured = samples.filter(~pl.col("content").is_in(list(failed)))
+    known = store.known()  # once: it reads a column of every file of the pair
     for cell in cells:
         here = (pl.col("response") == cell.response) & (pl.col("control") == cell.control)
         named = pl.lit(cell.model).alias("model")
@@ -360,6 +361,7 @@ def write_cells(
             measured.filter(here).with_columns(named),
             failures.filter(here).with_columns(named),
             provenance,
+            known,
         )
 
 

@@ -109,6 +109,7 @@ class Store:
         samples: pl.DataFrame,
         failures: pl.DataFrame,
         provenance: dict[str, Any],
+        known: dict[str, Path],
     ) -> dict[str, Any]:
         """Write a cell's spectra and failures; return its entry of the pair's index.
 
@@ -122,9 +123,11 @@ class Store:
             Rows of the failures table.
         provenance
             Written into both files.
+        known
+            Where the rows are; see :meth:`known`.
         """
         file = Path(file)
-        rows = self.rows(samples["content"].to_list(), self.known())
+        rows = self.rows(samples["content"].to_list(), known)
         spectra = samples.join(rows, on="content", how="inner")
         complete = spectra["content"].n_unique() == samples["content"].n_unique()
         if not complete:
