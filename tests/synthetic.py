@@ -70,6 +70,7 @@ def tiny_study(
                 }
                 for name in datasets
             ],
+            "equal_tokens": False,  # spectra are drawn: there is no text to cut
             **changes,
         }
     )
@@ -130,7 +131,7 @@ def write_study_spectra(
     indexes = []
     for model, dataset in plan.pairs:
         entries = []
-        for cell in plan.cells(model, dataset):
+        for cell in plan.measured_cells(model, dataset):
             factor = (model_scale or {}).get(model, {}).get(cell.response, 1.0)
             frame = cell_spectra(cell, study, seed, layers, rank, factor, effects)
             lost = (failed or {}).get((cell.response, cell.control), 0)

@@ -45,6 +45,9 @@ CONTROLS = (
     "shuffled_steps",
 )
 RESPONSE_ORDER = ("none", "simplified", "detailed", "len100", "len500", "len1000")
+CORRECT = "correct"
+# Ends the name of a response cut to as many tokens as the one it is compared with.
+CUT = "_cut"
 
 
 class Entry(BaseModel):
@@ -316,6 +319,11 @@ class DatasetSpec(Entry):
     def _offered(self) -> DatasetSpec:
         offered = (*self.source.offers(), *self.added)
         for response in self.responses:
+            if response.endswith(CUT):
+                raise ValueError(
+                    f"{self.name}: response {response!r}: names that end in {CUT!r} are those of "
+                    "responses cut to equal numbers of tokens (`equal_tokens`); rename it"
+                )
             if response not in offered:
                 raise ValueError(
                     f"{self.name}: unknown response {response!r}; {_hint(response, offered)}"
@@ -459,6 +467,12 @@ class Study(Entry):
     )
     samples: int = Field(8, ge=1, description="Samples of a cell; fewer where a source has fewer.")
     seed: int = Field(0, description="Seed of the choice of samples and of the controls.")
+    equal_tokens: bool = Field(
+        True,
+        description="Also measure the fastest and the slowest right response of reasoning datasets "
+        "cut, instruction by instruction, to the smaller number of tokens of the two: tells "
+        "thinking from length.",
+    )
     similarity: bool = Field(
         False,
         description="Also measure cosines between the gradients of an instruction's responses.",
@@ -507,6 +521,17 @@ class Study(Entry):
             for control in self.controls_of(dataset)
             if (response, control) != ("none", "shuffled_steps")
         ]
+
+    def equalised(self, dataset: DatasetSpec) -> tuple[str, str] | None:
+        """Return the fastest and the slowest response if they are also measured at equal tokens."""
+        applies = (
+            self.equal_tokens
+            and dataset.task == "reasoning"
+            and len(dataset.responses) > 1
+            and CORRECT in self.controls_of(dataset)
+            and dataset.source.kind != "published"
+        )
+        return (dataset.responses[0], dataset.responses[-1]) if applies else None
 
 
 def _check_control(dataset: DatasetSpec, control: str) -> None:

@@ -41,7 +41,10 @@ TOKENS_PER_WORD = 1.4
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of one model: how many there are, and GPU hours of the missing ones."""
+    """The cells of one model: how many there are, and GPU hours of the missing ones.
+
+    The hours, not the counts, include responses cut to equal numbers of tokens.
+    """
 
     model: ModelSpec
     all: int
@@ -84,7 +87,8 @@ class Cost:
             states[state] += 1
             failed_samples += failed
             if state == "missing":
-                seconds += self._seconds(model, cell) or 0.0
+                seconds += self._seconds(model, cell.dataset, cell.response) or 0.0
+        seconds += self._equal_seconds(model)
         known = model.billions is not None and model.layers is not None
         return Cells(
             model,
@@ -110,10 +114,19 @@ class Cost:
         failed = _rows(file.with_suffix(".failures.parquet"))
         return ("failed" if _rows(file) == 0 and failed else "done"), failed
 
-    def _seconds(self, model: ModelSpec, cell: Cell) -> float | None:
+    def _equal_seconds(self, model: ModelSpec) -> float:
+        """Return the cost of the slow responses cut to equal length; fast ones are seldom cut."""
+        seconds = 0.0
+        for dataset in self.plan.study.datasets:
+            for cell in self.plan.equal_cells(model.name, dataset.name)[-1:]:
+                if self.state(cell)[0] == "missing":
+                    seconds += self._seconds(model, dataset.name, dataset.responses[0]) or 0.0
+        return seconds
+
+    def _seconds(self, model: ModelSpec, dataset: str, response: str) -> float | None:
         if model.billions is None or model.layers is None:
             return None
-        samples, tokens = self.size(self.plan.study.dataset(cell.dataset), cell.response)
+        samples, tokens = self.size(self.plan.study.dataset(dataset), response)
         settings = self.plan.study.extraction
         tokens = min(tokens, settings.max_length)
         precision = "tf32" if settings.tf32 and model.dtype == "float32" else model.dtype

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from layergrad import provenance
 from layergrad.config import (
+    CORRECT,
+    CUT,
     DatasetSpec,
     EmbeddedSource,
     FilesSource,
@@ -104,6 +106,15 @@ class Plan:
         """Every cell of the study."""
         return [cell for pair in self.pairs for cell in self.cells(*pair)]
 
+    def equal_cells(self, model: str, dataset: str) -> list[Cell]:
+        """Return the cells of a pair's responses cut to equal numbers of tokens, beside its own."""
+        responses = self.study.equalised(self.study.dataset(dataset)) or ()
+        return [Cell(model, dataset, response + CUT, CORRECT) for response in responses]
+
+    def measured_cells(self, model: str, dataset: str) -> list[Cell]:
+        """Return all cells that a pair's spectra consist of."""
+        return [*self.cells(model, dataset), *self.equal_cells(model, dataset)]
+
     # -------------------------------------------------------------------------------------- keys
 
     @remembered
@@ -170,13 +181,20 @@ class Plan:
 
     def cell_key(self, cell: Cell) -> str:
         """Return the key of a cell's spectra."""
-        samples = self.samples_key(cell.dataset, cell.response, cell.control)
-        return key("spectra", self.engine(cell.model), samples)
+        return key("spectra", self.engine(cell.model), self.cell_samples_key(cell))
+
+    def cell_samples_key(self, cell: Cell) -> str:
+        """Return the key of a cell's samples; cut ones depend on both responses compared."""
+        if not cell.response.endswith(CUT):
+            return self.samples_key(cell.dataset, cell.response, cell.control)
+        both = self.study.equalised(self.study.dataset(cell.dataset)) or ()
+        samples = [self.samples_key(cell.dataset, r, cell.control) for r in both]
+        return key("equal tokens", cell.response, samples)
 
     @remembered
     def spectra_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's spectra, all cells."""
-        cells = self.cells(model, dataset)
+        cells = self.measured_cells(model, dataset)
         return key("pair", [[cell.response, cell.control, self.cell_key(cell)] for cell in cells])
 
     def similarity_key(self, model: str, dataset: str) -> str:

@@ -40,7 +40,8 @@ def study(samples: int = 4, **settings) -> Study:
         "source": {"kind": "reasoning_gym"},
         "responses": ["none", "detailed"],
     }
-    settings = {"models": [model], "datasets": [dataset], "samples": samples, **settings}
+    settings = {"equal_tokens": False, "samples": samples, **settings}
+    settings = {"models": [model], "datasets": [dataset], **settings}
     settings["runtime"] = {"threads": 1, **settings.get("runtime", {})}
     return Study.model_validate(settings)
 

@@ -59,7 +59,7 @@ def pretend_finished(plan: Plan) -> None:
 
     for pair in plan.pairs:
         cells = []
-        for cell in plan.cells(*pair):
+        for cell in plan.measured_cells(*pair):
             file = plan.cell_file(cell)
             touch(file), touch(f"{file}.failures")
             sums = {"sha256": "0" * 64, "failures_sha256": "0" * 64}

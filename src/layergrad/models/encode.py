@@ -37,6 +37,10 @@ class Encoded:
         """Number of tokens in the loss."""
         return max(len(self.ids) - self.start, 0)
 
+    def shortened(self, response_tokens: int) -> Encoded:
+        """Return the sample with at most so many response tokens, the first."""
+        return Encoded(self.ids[: self.start + response_tokens], self.start, self.full_length)
+
 
 class SampleError(Exception):
     """A sample that cannot be measured: `reason` for the failures table, message for detail."""
@@ -111,8 +115,7 @@ class Encoder:
             else (self._clean(prompt, response))
         )
         if self.cut is not None:
-            ids = encoded.ids[: encoded.start + self.cut]
-            encoded = Encoded(ids, encoded.start, encoded.full_length)
+            encoded = encoded.shortened(self.cut)
         if encoded.response_tokens == 0:
             raise SampleError(
                 "no_response_tokens",

@@ -177,7 +177,7 @@ def _index(plan: Plan, path: str, model: str, name: str) -> Node:
 def _cell(plan: Plan, path: str, model: str, dataset: str, response: str, control: str) -> Node:
     recorded = read_provenance(path) or {}
     cell = Cell(model, dataset, response, control)
-    known = cell in plan.all_cells
+    known = (model, dataset) in plan.pairs and cell in plan.measured_cells(model, dataset)
     node = Node(
         f"spectra of one cell: {', '.join(cell)}",
         path,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-from layergrad.config import Study
+from layergrad.config import CUT, Study
 from layergrad.report.figures import (
     auc,
     controls,
@@ -87,16 +87,21 @@ LOOKS = {
 
 def pair_rows(frame: pl.DataFrame, family: str, model: str, dataset: str) -> pl.DataFrame:
     """Return what a family shows of one model and dataset, all metrics and controls."""
-    return FAMILIES[family].rows(frame.filter(model=model, dataset=dataset))
+    return FAMILIES[family].rows(whole(frame.filter(model=model, dataset=dataset)))
 
 
 def tuning_rows(frame: pl.DataFrame, study: Study, family: str, dataset: str) -> pl.DataFrame:
     """Return the curves of the base and instruct models of one family on one dataset."""
     members = {model.name: (model.tuning, model.label) for model in tuned_families(study)[family]}
-    return tuning.rows(frame.filter(dataset=dataset), members)
+    return tuning.rows(whole(frame.filter(dataset=dataset)), members)
 
 
 def knowledge_rows(frame: pl.DataFrame, study: Study, model: str) -> pl.DataFrame:
     """Return medians by dataset and response of one model, correct responses."""
     datasets = {dataset.name: (dataset.task, dataset.label) for dataset in study.datasets}
-    return knowledge.rows(frame.filter(model=model), datasets, "correct")
+    return knowledge.rows(whole(frame.filter(model=model)), datasets, "correct")
+
+
+def whole(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of whole responses: those cut to equal length serve the findings alone."""
+    return frame.filter(~pl.col("response").str.ends_with(CUT)) if "response" in frame else frame

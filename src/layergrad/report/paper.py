@@ -23,6 +23,7 @@ from layergrad.report.draw import (
     titled,
     with_metadata,
 )
+from layergrad.report.families import whole
 from layergrad.report.figures import curves, paper, rd, words
 from layergrad.report.names import Figure, find_paper_figure
 from layergrad.tables import CURVES, MAD, RD
@@ -74,7 +75,7 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> alt.FacetChart:
     title, labels = words.metric_title(metric), responses(study, dataset)
     table, module = (CURVES, curves) if figure.family == "curves" else (RD, rd)
     frame = study_table(plan, table, statistics).filter(model=model, dataset=dataset, metric=metric)
-    rows = module.rows(frame)
+    rows = module.rows(whole(frame))
     if figure.family == "curves":
         chart = paper.chart(rows, labels, title)
     else:

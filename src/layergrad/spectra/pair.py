@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,17 @@ import polars as pl
 
 from layergrad import __version__
 from layergrad.errors import UserError
-from layergrad.models.encode import Encoded, Encoder, SampleError
+from layergrad.models.encode import Encoded, Encoder
 from layergrad.models.fetch import check_files
 from layergrad.models.load import load_tokenizer
 from layergrad.plan import Cell, Plan
 from layergrad.progress import Progress
-from layergrad.provenance import long_key, read_json, read_provenance, write_json
+from layergrad.provenance import read_json, read_provenance, write_json
 from layergrad.spectra.store import Store, cell_entry, failures_file, measured_rows
+from layergrad.spectra.tokens import SAMPLE_COLUMNS, Tokens, tokenise_cells
 from layergrad.tables import DATASET, FAILURES, read_table
 
 PREFLIGHT_SAMPLES = 3  # of every response
-SAMPLE_COLUMNS = ["dataset", "response", "control", "sample_id", "row"]
-
-
-@dataclass
-class Tokens:
-    """Samples of the missing cells as tokens, each with its content key, and those that failed."""
-
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    encoded: dict[str, Encoded] = field(default_factory=dict)
-    failures: list[dict[str, Any]] = field(default_factory=list)
 
 
 def extract_pair(
@@ -66,7 +55,7 @@ def extract_pair(
     """
     store = Store(Path(index).with_suffix("").parent / dataset)
     _check_space(store.folder)
-    cells = plan.cells(model, dataset)
+    cells = plan.measured_cells(model, dataset)
     missing = [cell for cell in cells if not is_complete(plan.cell_file(cell), plan.cell_key(cell))]
     run: dict[str, Any] = {}
     if missing:
@@ -113,9 +102,9 @@ def _measure_cells(
     store: Store,
 ) -> dict[str, Any]:
     fetched = read_receipt(receipt)
-    tokens = tokenise(
-        _rows_of(samples, cells), make_encoder(plan, model, fetched["path"]), plan.engine(model)
-    )
+    equalised = plan.study.equalised(plan.study.dataset(cells[0].dataset))
+    encoder, engine = make_encoder(plan, model, fetched["path"]), plan.engine(model)
+    tokens = tokenise_cells(samples, cells, equalised, encoder, engine)
     refusal = failed_check(preflight)
     if refusal is not None:
         failed = {c: {"reason": "preflight", "detail": refusal} for c in tokens.encoded}
@@ -183,36 +172,6 @@ def measure_missing(
 def describe_run(plan: Plan, model: str) -> dict[str, Any]:
     """Return the part of the provenance that is known before anything is measured."""
     return {"layergrad": __version__, "engine": plan.engine(model)}
-
-
-def _rows_of(samples: str | Path, cells: Iterable[Cell]) -> pl.DataFrame:
-    table = read_table(samples, DATASET)
-    wanted = pl.DataFrame(
-        [{"response": c.response, "control": c.control} for c in cells],
-        schema={"response": pl.String, "control": pl.String},
-    )
-    rows = table.join(wanted, on=["response", "control"], how="semi")
-    present = set(rows.select("response", "control").unique().iter_rows())
-    absent = [c for c in cells if (c.response, c.control) not in present]
-    if absent:
-        raise UserError(f"{samples}: has no rows for {absent[0].response}.{absent[0].control}")
-    return rows
-
-
-def tokenise(rows: pl.DataFrame, encoder: Encoder, engine: dict[str, Any]) -> Tokens:
-    """Write every row as tokens; a row that cannot be is recorded as failed."""
-    tokens = Tokens()
-    for row in rows.iter_rows(named=True):
-        names = {column: row[column] for column in SAMPLE_COLUMNS}
-        try:
-            encoded = encoder.encode(row["instruction"], row["response_text"])
-        except SampleError as error:
-            tokens.failures.append({**names, "reason": error.reason, "detail": str(error)})
-            continue
-        content = long_key(engine, encoded.ids, encoded.start)
-        tokens.encoded[content] = encoded
-        tokens.samples.append({**names, "content": content})
-    return tokens
 
 
 def preflight_model(
@@ -353,7 +312,7 @@ def write_cells(
             "key": plan.cell_key(cell),
             "cell": cell._asdict(),
             "engine": run["engine"],
-            "samples": plan.samples_key(cell.dataset, cell.response, cell.control),
+            "samples": plan.cell_samples_key(cell),
             "made": {k: run[k] for k in ("layergrad", "device", "versions") if k in run},
         }
         store.write_cell(

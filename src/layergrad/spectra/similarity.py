@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from layergrad.config import CORRECT
 from layergrad.models.encode import Encoded
 from layergrad.models.fetch import check_files
 from layergrad.models.layouts import Place, find_places
@@ -31,11 +32,10 @@ from layergrad.spectra.pair import (
     load,
     make_encoder,
     read_receipt,
-    tokenise,
 )
+from layergrad.spectra.tokens import tokenise
 from layergrad.tables import DATASET, SIMILARITY, read_table, write_table
 
-CORRECT = "correct"
 Cosines = dict[tuple[int, str], list[float]]
 
 

@@ -24,8 +24,9 @@ from layergrad.datasets.files import load_files
 from layergrad.errors import UserError
 from layergrad.models.fetch import fetch_model
 from layergrad.plan import Cell, Plan
-from layergrad.spectra.pair import make_encoder, measure_missing, tokenise, write_cells
+from layergrad.spectra.pair import make_encoder, measure_missing, write_cells
 from layergrad.spectra.store import Store
+from layergrad.spectra.tokens import tokenise
 
 RESPONSE, CONTROL = "given", "correct"
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
-from layergrad.config import DatasetSpec, ModelSpec, Study
+from layergrad.config import CORRECT, DatasetSpec, ModelSpec, Study
 from layergrad.statistics.effects import Effect, mean_effect
-from layergrad.statistics.estimates import CORRECT, CUT
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Claims:
         return self.effects.get(key, missing)
 
     def _contrast(self, dataset: DatasetSpec) -> str:
-        responses = thinking(dataset.responses)
+        responses = dataset.responses
         return f"{responses[0]}/{responses[-1]}"
 
     def _fast_is_larger(self) -> Iterator[Row]:
@@ -190,7 +189,7 @@ class Claims:
         limit = self.settings.tells
         for variant in ("classifier", "metric"):
             for model, dataset, projection, control in self._wrong_places():
-                responses = thinking(dataset.responses)
+                responses = dataset.responses
                 fast, slow = (
                     self._get(
                         model.name, dataset.name, "auc", response, control, variant, projection
@@ -234,7 +233,7 @@ class Claims:
         for variant in ("classifier", "metric"):
             for base, instruct, note in self._pairs():
                 for dataset in self.reasoning:
-                    slow = thinking(dataset.responses)[-1]
+                    slow = dataset.responses[-1]
                     for control in self._wrong(dataset):
                         for projection in self.projections:
                             place = (dataset.name, "auc", slow, control, variant, projection)
@@ -313,7 +312,7 @@ class Claims:
         self, model: str, name: str, short: DatasetSpec, long: DatasetSpec, projection: str
     ) -> Effect:
         first, second = (
-            self._get(model, d.name, name, thinking(d.responses)[0], CORRECT, "raw", projection)
+            self._get(model, d.name, name, d.responses[0], CORRECT, "raw", projection)
             for d in (short, long)
         )
         return first - second
@@ -359,11 +358,6 @@ class Claims:
         return self._get(instruct, *place) - self._get(base, *place)
 
 
-def thinking(responses: Iterable[str]) -> list[str]:
-    """Return the responses that are compared, fast to slow: not those cut to equal length."""
-    return [response for response in responses if not response.endswith(CUT)]
-
-
 @dataclass(frozen=True)
 class LengthContrast:
     """The shortest against the longest response: of one dataset, or of one set in two lengths."""
@@ -374,7 +368,7 @@ class LengthContrast:
     @property
     def label(self) -> str:
         """Names of the two responses."""
-        return f"{thinking(self.short.responses)[0]}/{thinking(self.long.responses)[-1]}"
+        return f"{self.short.responses[0]}/{self.long.responses[-1]}"
 
     @property
     def note(self) -> str:
@@ -394,7 +388,7 @@ def length_contrasts(datasets: list[DatasetSpec]) -> list[LengthContrast]:
     contrasts, series = [], defaultdict(list)
     for dataset in datasets:
         found = re.fullmatch(r"(.*?)[_-]?(\d+)", dataset.name)
-        if found and len(thinking(dataset.responses)) == 1:
+        if found and len(dataset.responses) == 1:
             series[found[1]].append((int(found[2]), dataset))
         else:
             contrasts.append(LengthContrast(dataset, dataset))

@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from layergrad.config import CORRECT, CUT
 from layergrad.statistics.bootstrap import seeded, weighted_means
 from layergrad.statistics.curves import Values, mad
 from layergrad.statistics.discrimination import auc, auc_draws, classifier_scores
 
 Array = NDArray[np.float64]
-CORRECT = "correct"
-CUT = "_cut"
 MIN_SAMPLES = 5
 CONTRASTS = ("size", "mad", "mad_early", "length")
 

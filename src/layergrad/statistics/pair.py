@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from layergrad.config import StatisticsSettings
+from layergrad.config import CORRECT, StatisticsSettings
 from layergrad.plan import PAIR_TABLES, Plan
 from layergrad.provenance import versions
 from layergrad.statistics.bands import BANDS
 from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
 from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
-from layergrad.statistics.claims import thinking
 from layergrad.statistics.curves import Values, mad, mean_curve, relative_difference
 from layergrad.statistics.effects import Effect, test
-from layergrad.statistics.estimates import CORRECT, Estimate, Estimator
+from layergrad.statistics.estimates import Estimate, Estimator
 from layergrad.statistics.metrics import label, rounded
 from layergrad.statistics.ranks import ranks_table
 from layergrad.tables import METRICS, TABLES, write_parts, write_table
@@ -232,7 +231,7 @@ def _estimates(
     measured_projections = [cell.values.projections for cell in measured if cell.values is not None]
     estimator = Estimator(
         cells={(cell.response, cell.control): cell.claim for cell in measured},
-        responses=thinking(spec.responses),
+        responses=list(spec.responses),
         wrong=[control for control in study.controls_of(spec) if control != CORRECT],
         drawn=drawn,
         projections=[*measured_projections, sorted(study.extraction.projections)][0],

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from layergrad.config import RESPONSE_ORDER, Study
+from layergrad.config import CORRECT, RESPONSE_ORDER, Study
 from layergrad.errors import UserError
 from layergrad.plan import Cell, Plan
 from layergrad.provenance import digest, write_json, write_text
-from layergrad.statistics.estimates import CORRECT
 from layergrad.tables import FAILURES, METRICS, write_table
 
 PUBLISHED_METRICS = [

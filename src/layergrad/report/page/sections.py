@@ -59,7 +59,8 @@ def samples_section(plan: Plan, statistics: Path, captions: Captions) -> dict[st
 def in_study_order(plan: Plan, table: pl.DataFrame) -> pl.DataFrame:
     """Return a table of cells in the order in which the study names them."""
     cells = ("model", "dataset", "response", "control")
-    order = pl.DataFrame(plan.all_cells, schema=dict.fromkeys(cells, pl.String), orient="row")
+    every = [cell for pair in plan.pairs for cell in plan.measured_cells(*pair)]
+    order = pl.DataFrame(every, schema=dict.fromkeys(cells, pl.String), orient="row")
     return order.join(table, on=cells, maintain_order="left")
 
 
