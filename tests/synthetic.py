@@ -228,6 +228,7 @@ def _write_cell(
         "spectra": spectra,
         "failures": failures,
         "sha256": digest(root / spectra, "sha256"),
+        "failures_sha256": digest(root / failures, "sha256"),
         "samples": samples - lost,
         "failed": lost,
     }

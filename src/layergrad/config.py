@@ -499,6 +499,14 @@ class Study(Entry):
         for dataset in self.datasets:
             for control in self.controls_of(dataset):
                 _check_control(dataset, control)
+        kinds = {spec.source.kind == "published" for spec in (*self.models, *self.datasets)}
+        if len(kinds) > 1:
+            named = [s.name for s in (*self.models, *self.datasets) if s.source.kind == "published"]
+            raise ValueError(
+                f"of {', '.join(named)} only published statistics are here, nothing can be "
+                "measured: keep them in a study of their own (`layergrad import-published` writes "
+                "it) and set the two beside each other with `layergrad compare`"
+            )
         return self
 
     def model(self, name: str) -> ModelSpec:

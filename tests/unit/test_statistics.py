@@ -296,6 +296,7 @@ def test_repeated_instruction_is_drawn_as_one(small):
         (lambda index, cell: Path(cell["spectra"]).unlink(), "missing; run `dvc pull`"),
         (lambda index, cell: Path(cell["failures"]).unlink(), "missing; run `dvc pull`"),
         (lambda index, cell: Path(cell["spectra"]).write_bytes(b"x"), "was changed after"),
+        (lambda index, cell: Path(cell["failures"]).write_bytes(b"x"), "was changed after"),
         (lambda index, cell: index.unlink(), "missing or broken"),
         (
             lambda index, cell: write_json({"key": "other", "cells": []}, index),

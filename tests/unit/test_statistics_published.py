@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 
 import layergrad
-from layergrad.config import load_study
+from layergrad.config import load_study, resolve_study
+from layergrad.datasets.build import build_dataset
 from layergrad.errors import UserError
+from layergrad.models.fetch import fetch_model
 from layergrad.plan import Plan
 from layergrad.provenance import read_provenance
 from layergrad.statistics.compare import compare, summary
@@ -203,6 +205,22 @@ def test_a_metric_that_was_not_published_is_refused(published):
 
 
 # ------------------------------------------------------------------------------------- compare
+
+
+def test_nothing_can_be_fetched_or_built_of_published_statistics(published):
+    study = load_study(import_published(published, Path("data/raw/published")))
+    with pytest.raises(UserError, match="only published statistics of it are here, no weights"):
+        fetch_model(study.models[0], "0" * 10, "model.json")
+    with pytest.raises(UserError, match="no text to build"):
+        build_dataset(study, study.datasets[0].name)
+
+
+def test_published_and_measured_are_not_mixed_in_one_study(published):
+    file = import_published(published, Path("data/raw/published"))
+    raw = load_study(file).model_dump(mode="json")
+    raw["models"].append(tiny_study().models[0].model_dump(mode="json"))
+    with pytest.raises(UserError, match=r"keep them in a study of their own .*layergrad compare"):
+        resolve_study(raw)
 
 
 @pytest.fixture

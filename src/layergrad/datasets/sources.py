@@ -79,4 +79,4 @@ def load_source(spec: DatasetSpec) -> Pool:
         from layergrad.datasets.hub import load_hub
 
         return load_hub(spec.name, source)
-    raise TypeError(f"unknown source {source!r}")
+    raise UserError(f"{spec.name}: only published statistics of it are here, no text to build")

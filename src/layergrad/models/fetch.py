@@ -51,6 +51,8 @@ def fetch_model(spec: ModelSpec, key: str, receipt: str | Path) -> dict[str, Any
         from layergrad.models.random import save_random_model
 
         _install(folder, lambda target: save_random_model(source, target))
+    else:
+        raise UserError(f"{spec.name}: only published statistics of it are here, no weights")
     record = {"key": key, "model": spec.name, "path": str(folder), "files": _checksums(folder)}
     write_json(record, receipt)
     return record

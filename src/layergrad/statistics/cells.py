@@ -64,17 +64,18 @@ def read_index(plan: Plan, model: str, dataset: str, index: Path) -> list[dict[s
         )
     cells = sorted(content["cells"], key=lambda c: (c["response"], c["control"]))
     for cell in cells:
-        for path in (cell["spectra"], cell["failures"]):
+        for what, sha256 in (("spectra", "sha256"), ("failures", "failures_sha256")):
+            path = cell[what]
             if not Path(path).exists():
                 raise UserError(
                     f"{path}: listed in {index} but missing; run `dvc pull`, or delete the "
                     "index and run the workflow again"
                 )
-        if digest(cell["spectra"], "sha256") != cell["sha256"]:
-            raise UserError(
-                f"{cell['spectra']}: was changed after it was listed in {index}; delete both and "
-                "run the workflow again"
-            )
+            if digest(path, "sha256") != cell[sha256]:
+                raise UserError(
+                    f"{path}: was changed after it was listed in {index}; delete both and "
+                    "run the workflow again"
+                )
     return cells
 
 
