@@ -60,6 +60,7 @@ rule all:
         rules.audit.output,
         rules.measure.output,
         rules.page.output,
+        lambda _: to_be_remade(PLAN),
         SIMILARITY_FILES if STUDY.similarity else [],
 
 

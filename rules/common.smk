@@ -24,7 +24,7 @@ sys.path.insert(0, str(SOURCE))
 from layergrad import lease
 from layergrad.config import resolve_study
 from layergrad.errors import UserError
-from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan, source_files
+from layergrad.plan import PAIR_TABLES, TABLE_FILES, Plan, source_files
 from layergrad.provenance import key as hash_of
 from layergrad.provenance import read_json, write_json
 from layergrad.results import (
@@ -33,6 +33,7 @@ from layergrad.results import (
     is_made,
     is_model_made,
     is_spectra_made,
+    to_be_remade,
     unaudited,
     unrecorded_spectra,
 )
@@ -121,10 +122,6 @@ def raw_files(dataset):
     return sorted(source_files(STUDY.dataset(dataset)))
 
 
-def pair_tables(model, dataset):
-    return [PLAN.statistics_file(model, dataset, table) for table in PAIR_TABLES]
-
-
 def say_where_spectra_are_computed():
     if workflow.local_exec and not lease.pool():
         print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
@@ -142,5 +139,5 @@ def say_what_was_found():
 STUDY = validated_study()
 PLAN = Plan(STUDY)
 STUDY_FILE = study_file()
-TABLES = [f"data/statistics/{table}.parquet" for table in STUDY_TABLES]
+TABLES = list(TABLE_FILES)
 START = start_of_run()

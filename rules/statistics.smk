@@ -9,8 +9,8 @@ rule aggregate:
     input:
         unpack(
             lambda w: needs(
-                pair_tables(w.model, w.dataset),
-                all(map(is_made, pair_tables(w.model, w.dataset))),
+                PLAN.pair_files(w.model, w.dataset),
+                all(map(is_made, PLAN.pair_files(w.model, w.dataset))),
                 index=PLAN.spectra_file(w.model, w.dataset),
             )
         ),
@@ -19,6 +19,7 @@ rule aggregate:
             "data/pairs/{{model}}/{{dataset}}.{{key}}/{table}.parquet",
             table=PAIR_TABLES,
         ),
+        "data/pairs/{model}/{dataset}.{key}/sums.json",
     log:
         "logs/aggregate/{model}/{dataset}.{key}.log",
     group:
@@ -48,7 +49,9 @@ rule collect:
             lambda w: needs(
                 TABLES,
                 is_current(TABLES, PLAN.tables_key),
-                tables=[table for pair in PLAN.pairs for table in pair_tables(*pair)],
+                tables=[
+                    file for pair in PLAN.pairs for file in PLAN.pair_files(*pair)
+                ],
             )
         ),
     output:

@@ -54,6 +54,10 @@ _SHARED_TABLES = (
 )
 PAIR_TABLES = ("metrics", *_SHARED_TABLES, "estimates")
 STUDY_TABLES = (*_SHARED_TABLES, "findings")
+TABLE_FILES = (
+    *(f"data/statistics/{table}.parquet" for table in STUDY_TABLES),
+    f"data/statistics/{provenance.SUMS}",
+)
 CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
 
 
@@ -318,6 +322,15 @@ class Plan:
     def statistics_folder(self, model: str, dataset: str) -> str:
         """Folder of a pair's statistics; those of the study lie in data/statistics."""
         return f"data/pairs/{model}/{dataset}.{self.statistics_key(model, dataset)}"
+
+    def pair_files(self, model: str, dataset: str) -> list[str]:
+        """Names of all tables of a pair's statistics, and of their checksums."""
+        tables = [self.statistics_file(model, dataset, table) for table in PAIR_TABLES]
+        return [*tables, self.checksums_file(model, dataset)]
+
+    def checksums_file(self, model: str, dataset: str) -> str:
+        """Name of the checksums of a pair's statistics."""
+        return f"{self.statistics_folder(model, dataset)}/{provenance.SUMS}"
 
     def figure_files(self, name: str) -> list[str]:
         """Names of a figure's files: Vega-Lite with the key inside, pictures, numbers."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from layergrad.errors import UserError
 
 MEMO = Path(".layergrad/hashes.json")
 PARQUET_KEY = "layergrad"
+KEY_META = '<meta name="layergrad-key"'
+SUMS = "sums.json"
 
 
 def key(*parts: Any) -> str:
@@ -129,6 +131,45 @@ def write_json(data: Any, path: str | Path) -> None:
     write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path)
 
 
+def checksums(files: Iterable[str | Path], folder: str | Path) -> dict[str, str]:
+    """Return the sha256 of files by their names as seen from a folder."""
+    return {os.path.relpath(file, folder): digest(file, "sha256") for file in files}
+
+
+def write_checksums(tables: Iterable[str], folder: str | Path, record: dict[str, Any]) -> None:
+    """Write ``sums.json``: the sha256 of a folder's tables, beside what `record` says."""
+    files = [Path(folder, f"{table}.parquet") for table in tables]
+    write_json({**record, "files": checksums(files, folder)}, Path(folder, SUMS))
+
+
+def sealed(html: str) -> str:
+    """Return a page whose key's element also holds the sha256 of the page without it."""
+    sum_ = hashlib.sha256(html.encode()).hexdigest()
+    return html.replace(KEY_META, f'<meta data-sha256="{sum_}" {KEY_META[6:]}', 1)
+
+
+def is_intact(path: str | Path) -> bool:
+    """Tell whether what a file records checksums of is as it was made.
+
+    A JSON file records those of its companions under ``files``, a page its own; any other file
+    records none and passes.
+    """
+    path = Path(path)
+    if path.suffix == ".html":
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r' data-sha256="([0-9a-f]{64})"', text)
+        if found is None:
+            return True
+        bare = text[: found.start()] + text[found.end() :]
+        return hashlib.sha256(bare.encode()).hexdigest() == found[1]
+    data = (read_json(path) or {}) if path.suffix == ".json" else {}
+    files = data.get("usermeta", data).get("files", {})
+    return all(
+        (path.parent / name).exists() and digest(path.parent / name, "sha256") == sha256
+        for name, sha256 in files.items()
+    )
+
+
 def read_json(path: str | Path) -> Any | None:
     """Return the content of a JSON file, None if it is missing or broken."""
     try:
@@ -151,7 +192,7 @@ def recorded_key(path: str | Path) -> str | None:
     if path.suffix == ".html":
         with open(path, encoding="utf-8", errors="replace") as file:
             found = re.search(
-                r'<meta name="layergrad-key" content="([0-9a-f]+)"', file.read(20_000)
+                r'<meta [^>]*name="layergrad-key" content="([0-9a-f]+)"', file.read(20_000)
             )
         return found and found[1]
     data = read_json(path) or {}

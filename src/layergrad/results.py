@@ -6,13 +6,20 @@ so it tells a clone that holds only a part of the store what the rest is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from layergrad.errors import UserError
-from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
-from layergrad.provenance import digest, read_json, read_provenance, recorded_key, write_json
+from layergrad.plan import TABLE_FILES, Plan
+from layergrad.provenance import (
+    digest,
+    is_intact,
+    read_json,
+    read_provenance,
+    recorded_key,
+    write_json,
+)
 
 MANIFEST = "data/manifest.json"
 AUDIT_FILE = "data/statistics/audit.parquet"
@@ -38,10 +45,29 @@ def is_spectra_made(index: str) -> bool:
     return bool(cells) and all(Path(file).exists() for cell in cells for file, _ in _files(cell))
 
 
-def is_current(paths: list[str], key: str) -> bool:
-    """Tell whether files with fixed names are there and those that record a key record this one."""
+def is_current(paths: Iterable[str], key: str) -> bool:
+    """Tell whether files with fixed names are there, record this key, and are as they were made.
+
+    Not every kind of file can record a key; what was edited or damaged since is told by checksums.
+    """
     recording = [path for path in paths if Path(path).suffix in {".parquet", ".json", ".html"}]
-    return all(map(is_made, paths)) and all(recorded_key(path) == key for path in recording)
+    return (
+        all(map(is_made, paths))
+        and all(recorded_key(path) == key for path in recording)
+        and all(map(is_intact, recording))
+    )
+
+
+def to_be_remade(plan: Plan) -> list[str]:
+    """Return the tables and figures with fixed names that are missing, outdated or damaged.
+
+    Where the page is current nothing else asks for them.
+    """
+    files = [] if is_current(TABLE_FILES, plan.tables_key) else [*TABLE_FILES]
+    for name in plan.figures:
+        if not is_current(plan.figure_files(name), plan.figure_key(name)):
+            files += plan.figure_files(name)
+    return files
 
 
 def _files(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -178,7 +204,7 @@ def cluster_jobs(plan: Plan, pairs_a_job: int = 20) -> int:
 
 
 def _has_statistics(plan: Plan, model: str, dataset: str) -> bool:
-    return all(is_made(plan.statistics_file(model, dataset, table)) for table in PAIR_TABLES)
+    return all(map(is_made, plan.pair_files(model, dataset)))
 
 
 def _is_drawn(plan: Plan, figure: str) -> bool:
@@ -198,7 +224,7 @@ def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> No
     """
     faults = list(_spectra_faults(plan, checksums))
     if not only_spectra:
-        faults += _report_faults(plan)
+        faults += [*_report_faults(plan), *(_pair_faults(plan) if checksums else ())]
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:20])
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
@@ -222,8 +248,16 @@ def _spectra_faults(plan: Plan, checksums: bool) -> Iterator[str]:
                 yield f"{file}: damaged, its sha256 is not that of {index}"
 
 
+def _pair_faults(plan: Plan) -> Iterator[str]:
+    """Yield the statistics of pairs that are here and not as they were made."""
+    for pair in plan.pairs:
+        sums = plan.checksums_file(*pair)
+        if is_made(sums) and not is_intact(sums):
+            yield f"{Path(sums).parent}: a table in it was changed since it was made"
+
+
 def _report_faults(plan: Plan) -> Iterator[str]:
-    keys = {f"data/statistics/{table}.parquet": plan.tables_key for table in STUDY_TABLES}
+    keys = dict.fromkeys(TABLE_FILES, plan.tables_key)
     keys |= {plan.figure_files(name)[0]: plan.figure_key(name) for name in plan.figures}
     keys[AUDIT_FILE] = plan.audit_key
     keys |= {"reports/index.html": plan.page_key, "reports/metrics.json": plan.measures_key}
@@ -233,3 +267,5 @@ def _report_faults(plan: Plan) -> Iterator[str]:
             yield f"{file}: missing"
         elif file in keys and recorded_key(file) != keys[file]:
             yield f"{file}: made from another configuration (key {recorded_key(file)})"
+        elif file in keys and not is_intact(file):
+            yield f"{file}: it, or a file it records the checksum of, was changed since it was made"

@@ -67,11 +67,13 @@ def pretend_finished(plan: Plan) -> None:
         write_json({"key": plan.spectra_key(*pair), "cells": cells}, plan.spectra_file(*pair))
         for table in PAIR_TABLES:
             touch(plan.statistics_file(*pair, table))
+        touch(plan.checksums_file(*pair))
     for table in STUDY_TABLES:
         file = Path("data/statistics", f"{table}.parquet")
         file.parent.mkdir(exist_ok=True)
         record = json.dumps({"key": plan.tables_key})
         pl.DataFrame({"x": [1]}).write_parquet(file, metadata={PARQUET_KEY: record})
+    touch("data/statistics/sums.json", json.dumps({"key": plan.tables_key}))
     audit = json.dumps({"key": plan.audit_key, "parts": plan.audit_parts})
     pl.DataFrame({"x": [1]}).write_parquet(AUDIT_FILE, metadata={PARQUET_KEY: audit})
     write_manifest(plan, "data/manifest.json")

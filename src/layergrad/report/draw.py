@@ -15,7 +15,14 @@ import vl_convert
 from layergrad.config import ModelSpec, Study
 from layergrad.errors import UserError
 from layergrad.plan import Plan
-from layergrad.provenance import atomic, read_provenance, versions, write_json, write_text
+from layergrad.provenance import (
+    atomic,
+    checksums,
+    read_provenance,
+    versions,
+    write_json,
+    write_text,
+)
 from layergrad.report.families import FAMILIES, knowledge_rows, pair_rows, tuning_rows
 from layergrad.report.figures import findings, length, samples, theme, words
 from layergrad.report.names import Figure, find_figure
@@ -55,8 +62,11 @@ def draw(
     write_text(with_metadata(svg, spec, provenance), output_dir / f"{name}.svg")
     with atomic(output_dir / f"{name}.png") as aside:
         aside.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=PNG_SCALE))
-    write_text(rows.write_csv(), output_dir.parent / "tables" / f"{name}.csv")
+    numbers = output_dir.parent / "tables" / f"{name}.csv"
+    write_text(rows.write_csv(), numbers)
     # last: it records the key, by which the other files are taken to be complete
+    files = [*(output_dir / f"{name}{kind}" for kind in (".svg", ".png")), numbers]
+    spec["usermeta"] = {**provenance, "files": checksums(files, output_dir)}
     write_json(spec, output_dir / f"{name}.json")
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import vl_convert
 
 from layergrad.plan import Plan
-from layergrad.provenance import atomic, write_json, write_text
+from layergrad.provenance import atomic, checksums, write_json, write_text
 from layergrad.report.draw import (
     VEGA_LITE,
     as_svg,
@@ -56,6 +56,7 @@ def write_paper(
     """
     figure = find_paper_figure(plan.study, name)
     provenance = figure_provenance(plan, figure, plan.paper_key(name))
+    kinds = ("tex", "csv") if figure.family == "mad" else ("svg", "pdf")
     if figure.family == "mad":
         table = mad_table(plan, figure, statistics)
         write_text(table.write_csv(), output_dir / f"{name}.csv")
@@ -65,7 +66,8 @@ def write_paper(
         write_text(with_metadata(as_svg(spec), spec, provenance), output_dir / f"{name}.svg")
         with atomic(output_dir / f"{name}.pdf") as aside:
             aside.write_bytes(vl_convert.vegalite_to_pdf(spec, vl_version=VEGA_LITE))
-    write_json(provenance, output_dir / f"{name}.json")
+    files = [output_dir / f"{name}.{kind}" for kind in kinds]
+    write_json({**provenance, "files": checksums(files, output_dir)}, output_dir / f"{name}.json")
 
 
 def picture(plan: Plan, figure: Figure, statistics: Path) -> alt.FacetChart:

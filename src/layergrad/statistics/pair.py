@@ -15,7 +15,7 @@ import polars as pl
 
 from layergrad.config import CORRECT, StatisticsSettings
 from layergrad.plan import PAIR_TABLES, Plan
-from layergrad.provenance import versions
+from layergrad.provenance import versions, write_checksums
 from layergrad.statistics.bands import BANDS
 from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
 from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
@@ -66,6 +66,8 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
     )
     for name, frame in _tables(plan, model, dataset, measured).items():
         write_table(frame, TABLES[name], output_dir / f"{name}.parquet", provenance)
+    record = {"key": provenance["key"], "pair": provenance["pair"]}
+    write_checksums(PAIR_TABLES, output_dir, record)
 
 
 def _metrics(

@@ -11,7 +11,13 @@ import polars as pl
 from layergrad.config import load_study
 from layergrad.errors import UserError
 from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
-from layergrad.provenance import digest, read_provenance, recorded_key, versions
+from layergrad.provenance import (
+    digest,
+    read_provenance,
+    recorded_key,
+    versions,
+    write_checksums,
+)
 from layergrad.statistics.findings import findings
 from layergrad.statistics.metrics import rounded
 from layergrad.tables import (
@@ -62,6 +68,7 @@ def collect(plan: Plan, inputs: list[Path] | None, output_dir: Path) -> None:
             )
         else:
             write_parts(parts, source, output, provenance)
+    write_checksums(STUDY_TABLES, output_dir, {"key": plan.tables_key})
 
 
 def pair_folders(plan: Plan, inputs: list[Path] | None) -> dict[tuple[str, str], Path]:

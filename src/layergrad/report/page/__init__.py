@@ -12,7 +12,7 @@ import jinja2
 import vl_convert
 
 from layergrad.plan import CAPTIONS, Plan
-from layergrad.provenance import write_text
+from layergrad.provenance import sealed, write_text
 from layergrad.report.captions import Captions
 from layergrad.report.draw import VEGA_LITE, responses, study_table
 from layergrad.report.families import FAMILIES, LOOKS
@@ -86,7 +86,7 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
             },
         )
     )
-    write_text(html, output)
+    write_text(sealed(html), output)
     for old in folder.glob("*.js") if folder.exists() else []:
         if old.name not in names.values():
             old.unlink()
