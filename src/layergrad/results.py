@@ -260,6 +260,10 @@ def _report_faults(plan: Plan) -> Iterator[str]:
     keys = dict.fromkeys(TABLE_FILES, plan.tables_key)
     keys |= {plan.figure_files(name)[0]: plan.figure_key(name) for name in plan.figures}
     keys[AUDIT_FILE] = plan.audit_key
+    if plan.study.similarity:
+        for file in map(plan.similarity_file, *zip(*plan.pairs, strict=True)):
+            if not is_made(file):
+                yield f"{file}: missing"
     keys |= {"reports/index.html": plan.page_key, "reports/metrics.json": plan.measures_key}
     files = [file for name in plan.figures for file in plan.figure_files(name)]
     for file in dict.fromkeys([*keys, *files]):

@@ -106,6 +106,22 @@ def test_raw_data(project):
     assert project.settled()
 
 
+def test_cosines_are_added_and_recorded(project):
+    project.edit("seed: 0\nextraction:", "seed: 0\nsimilarity: true\nextraction:")
+    project.edit("[none]", "[none, simplified]")
+    jobs = project.jobs("dvc repro")
+    assert (jobs["cosines"], jobs["extract"]) == (2, 2)
+    assert project.settled()
+    project.run("git add -A && git commit -qm Cosines && dvc push -q")
+    files = project.files("data/similarity/**/*.parquet")
+    assert len(files) == 2
+    (project.folder / next(iter(files))).unlink()
+    assert "missing" in project.run("layergrad verify", status=1).output
+    project.run("dvc pull -q")
+    assert project.files("data/similarity/**/*.parquet") == files
+    assert project.settled()
+
+
 def test_switching_branches_needs_no_work(project):
     results = ("reports/**/*", "data/statistics/*", "data/manifest.json")
     states = {"main": [project.files(pattern) for pattern in results]}

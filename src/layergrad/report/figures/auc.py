@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from layergrad.report.figures import theme, words
+from layergrad.report.figures import words
+from layergrad.report.figures.panels import dots, told
 
 BASELINES = {"response_tokens": "length alone", "loss": "loss alone"}
 PANELS = ("By the mean over layers", "By a classifier of the curve")
@@ -41,39 +42,24 @@ def chart(data: pl.DataFrame | alt.NamedData, responses: list[str]) -> alt.Facet
     responses
         Titles of the responses, fast to slow.
     """
-    chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    marks = theme.by_response(responses)
-    scale = alt.Scale(domain=[0, 1], nice=False)
+    y = alt.Y(
+        "projection:N",
+        title=None,
+        sort=[*words.PROJECTIONS, *BASELINES.values()],
+        scale=alt.Scale(padding=0.25),
+    )
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f")
-    base = alt.Chart().encode(
-        y=alt.Y(
-            "projection:N",
-            title=None,
-            sort=[*words.PROJECTIONS, *BASELINES.values()],
-            scale=alt.Scale(padding=0.25),
-        ),
-        yOffset=alt.YOffset("response:N", sort=responses),
-        color=marks["color"],
-        opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12)),
-    )
-    chance = alt.Chart().mark_rule(strokeDash=[4, 3], aria=False).encode(x=alt.datum(0.5))
-    interval = base.mark_rule(strokeWidth=2, aria=False).encode(
-        x=alt.X("low:Q", title="AUC", scale=scale, axis=axis), x2="high:Q"
-    )
-    points = base.mark_point(filled=True, size=75, aria=False).encode(
-        x=alt.X("auc:Q", title="AUC", scale=scale, axis=axis),
-        shape=marks["shape"],
-        tooltip=[
-            alt.Tooltip("response:N", title="Response"),
-            alt.Tooltip("panel:N", title="Score"),
-            alt.Tooltip("projection:N", title="Projection"),
-            alt.Tooltip("auc:Q", title="AUC", format=".3f"),
-            alt.Tooltip("low:Q", title="Interval from", format=".3f"),
-            alt.Tooltip("high:Q", title="Interval to", format=".3f"),
-            alt.Tooltip("samples:Q", title="Samples"),
-        ],
-    )
-    layers = alt.layer(chance, interval, points, width=330, height=alt.Step(14)).add_params(chosen)
-    return layers.facet(
-        facet=alt.Facet("panel:N", title=None, sort=list(PANELS)), columns=2, data=data
+    names = {"response:N": "Response", "panel:N": "Score", "projection:N": "Projection"}
+    return dots(
+        data,
+        responses,
+        y,
+        "auc",
+        {"title": "AUC", "scale": alt.Scale(domain=[0, 1], nice=False), "axis": axis},
+        told(names, "auc", "AUC", ".3f"),
+        alt.Facet("panel:N", title=None, sort=list(PANELS)),
+        under=[alt.Chart().mark_rule(strokeDash=[4, 3], aria=False).encode(x=alt.datum(0.5))],
+        columns=2,
+        width=330,
+        height=alt.Step(14),
     )

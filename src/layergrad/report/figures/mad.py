@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from layergrad.report.figures import theme, words
+from layergrad.report.figures.panels import PER_RESPONSE, dots, positive, told
 
 
 def rows(mad: pl.DataFrame) -> pl.DataFrame:
@@ -40,38 +41,22 @@ def chart(
         Logarithmic horizontal axis.
     """
     title = f"MAD of the {words.within_sentence(metric)}"
-    scale = theme.scale(log, zero=True)
-    chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    marks = theme.by_response(responses)
-    base = alt.Chart().encode(
-        y=alt.Y(
-            "projection:N",
-            title="Projection",
-            sort=list(words.PROJECTIONS),
-            scale=alt.Scale(padding=0.25),
-        ),
-        yOffset=alt.YOffset("response:N", sort=responses),
-        color=marks["color"],
-        opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12)),
+    y = alt.Y(
+        "projection:N",
+        title="Projection",
+        sort=list(words.PROJECTIONS),
+        scale=alt.Scale(padding=0.25),
     )
-    interval = base.mark_rule(strokeWidth=2, aria=False).encode(
-        x=alt.X("low:Q", title=title, scale=scale, axis=theme.value_axis()), x2="high:Q"
+    figure = dots(
+        data,
+        responses,
+        y,
+        "value",
+        {"title": title, "scale": theme.scale(log, zero=True), "axis": theme.value_axis()},
+        told({**PER_RESPONSE, "band:N": "Layers"}, "value", title, ".4~g"),
+        alt.Facet("band:N", title=None, sort=list(words.BANDS.values())),
+        columns=4,
+        width=190,
+        height=alt.Step(16),
     )
-    points = base.mark_point(filled=True, size=75, opacity=1, aria=False).encode(
-        x=alt.X("value:Q", title=title, scale=scale, axis=theme.value_axis()),
-        shape=marks["shape"],
-        tooltip=[
-            alt.Tooltip("response:N", title="Response"),
-            alt.Tooltip("projection:N", title="Projection"),
-            alt.Tooltip("band:N", title="Layers"),
-            alt.Tooltip("value:Q", title=title, format=".4~g"),
-            alt.Tooltip("low:Q", title="Interval from", format=".4~g"),
-            alt.Tooltip("high:Q", title="Interval to", format=".4~g"),
-            alt.Tooltip("samples:Q", title="Samples"),
-        ],
-    )
-    layers = alt.layer(interval, points, width=190, height=alt.Step(16)).add_params(chosen)
-    figure = layers.facet(
-        facet=alt.Facet("band:N", title=None, sort=list(words.BANDS.values())), columns=4, data=data
-    )
-    return figure.transform_filter("datum.low === null || datum.low > 0") if log else figure
+    return positive(figure, log)

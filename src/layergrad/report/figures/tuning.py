@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from layergrad.report.figures import curves, theme
+from layergrad.report.figures.panels import PER_RESPONSE, lines, positive, told
 
 TUNINGS = ["base", "instruct"]
 
@@ -52,47 +53,18 @@ def chart(
     log
         Logarithmic vertical axis.
     """
-    chosen = alt.selection_point(name="chosen", fields=["response"], bind="legend")
-    hovered = theme.hovered("layer")
-    marks = theme.by_response(responses)
-    faint = alt.when(chosen)
-    y = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
-    base = alt.Chart().encode(x=theme.layer_axis(relative), detail="model:N")
-    band = base.mark_area(aria=False).encode(
-        y=alt.Y("low:Q", **y),
-        y2="high:Q",
-        color=marks["color"],
-        opacity=faint.then(alt.value(0.12)).otherwise(alt.value(0.02)),
-    )
-    line = base.mark_line(aria=False).encode(
-        y=alt.Y("mean:Q", **y),
-        color=marks["color"],
-        strokeDash=alt.StrokeDash(
+    axis = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
+    names = {"model:N": "Model", **PER_RESPONSE, "layer:Q": "Layer"}
+    figure = lines(
+        data,
+        responses,
+        theme.layer_axis(relative),
+        "mean",
+        axis,
+        told(names, "mean", metric, ".4~g"),
+        dash=alt.StrokeDash(
             "tuning:N", title="Tuning", scale=alt.Scale(domain=TUNINGS, range=[[5, 3], [1, 0]])
         ),
-        opacity=faint.then(alt.value(1)).otherwise(alt.value(0.12)),
+        detail="model:N",
     )
-    points = (
-        base.mark_point(filled=True, aria=False, **theme.REACH)
-        .encode(
-            y=alt.Y("mean:Q", **y),
-            color=marks["color"],
-            shape=marks["shape"],
-            opacity=faint.then(alt.value(1)).otherwise(alt.value(0.1)),
-            size=alt.when(hovered).then(alt.value(90)).otherwise(alt.value(14)),
-            tooltip=[
-                alt.Tooltip("model:N", title="Model"),
-                alt.Tooltip("response:N", title="Response"),
-                alt.Tooltip("projection:N", title="Projection"),
-                alt.Tooltip("layer:Q", title="Layer"),
-                alt.Tooltip("mean:Q", title=metric, format=".4~g"),
-                alt.Tooltip("low:Q", title="Interval from", format=".4~g"),
-                alt.Tooltip("high:Q", title="Interval to", format=".4~g"),
-                alt.Tooltip("samples:Q", title="Samples"),
-            ],
-        )
-        .add_params(hovered)
-    )
-    layers = alt.layer(band, line, points, width=190, height=200).add_params(chosen)
-    figure = layers.facet(facet=theme.projection_panels(), columns=4, data=data)
-    return figure.transform_filter("datum.low === null || datum.low > 0") if log else figure
+    return positive(figure, log)
