@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layergrad.cli.app import app
+from layergrad.cli.options import Dataset, Key, ParquetFile, Study, plan_of
 from layergrad.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,18 +19,17 @@ if TYPE_CHECKING:
 
 @app.command()
 def build(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    study: Study,
+    dataset: Dataset,
+    output: ParquetFile,
+    key: Key = None,
 ) -> None:
     """Build a dataset: choose the samples, write every response under every control."""
-    from layergrad.config import load_study
     from layergrad.datasets.build import build_dataset
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.tables import DATASET, write_table
 
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     planned = plan.dataset_key(dataset)
     check_key(f"dataset {dataset}", planned, key)
     frame, facts = build_dataset(plan.study, dataset)
@@ -52,7 +52,7 @@ def _summary(dataset: str, facts: dict[str, Any]) -> str:
 
 @app.command()
 def audit(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
+    study: Study,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Only this dataset; may be repeated.")
     ] = None,
@@ -67,19 +67,18 @@ def audit(
     output: Annotated[
         Path | None, typer.Option(help="Parquet file to write; what is right in it is kept.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    key: Key = None,
 ) -> None:
     """Audit datasets: duplicates, answers, leaks, form, and tokens of fetched models."""
     import polars as pl
 
-    from layergrad.config import load_study
     from layergrad.datasets.audit import wide
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.provenance import key as hash_of
     from layergrad.results import audited_parts
     from layergrad.tables import AUDIT, conform, read_table, write_table
 
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key("audit", plan.audit_key, key)
     names = dataset or [spec.name for spec in plan.study.datasets]
     given = _given(plan, samples or [])
@@ -169,8 +168,8 @@ def _print_table(frame: pl.DataFrame) -> None:
 
 @app.command()
 def teach(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
+    study: Study,
+    dataset: Dataset,
     output: Annotated[Path, typer.Option(help="File of responses to write (.jsonl).")],
     samples: Annotated[
         int | None, typer.Option(help="How many to ask for; by default the study's samples.")
@@ -178,12 +177,11 @@ def teach(
     dry_run: Annotated[bool, typer.Option(help="Print the estimate and ask for nothing.")] = False,
 ) -> None:
     """Have a teacher write slow responses: the file goes under `added` of the dataset."""
-    from layergrad.config import load_study
     from layergrad.datasets import teacher
     from layergrad.datasets.pool import choose
     from layergrad.datasets.sources import load_source
 
-    loaded = load_study(study)
+    loaded = plan_of(study).study
     settings = loaded.teacher
     pool = load_source(loaded.dataset(dataset))
     chosen = choose(pool, samples or loaded.samples, loaded.seed)

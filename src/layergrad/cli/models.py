@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 
 from layergrad.cli.app import app
+from layergrad.cli.options import Key, Model, Study, plan_of
 
 
 @app.command()
 def fetch(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
+    study: Study,
+    model: Model,
     output: Annotated[Path, typer.Option(help="Receipt to write; files go beside it.")],
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    key: Key = None,
 ) -> None:
     """Fetch a model: download, check, convert to safetensors."""
-    from layergrad.config import load_study
     from layergrad.models.fetch import fetch_model
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
 
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key(f"model {model}", plan.model_key(model), key)
     fetch_model(plan.study.model(model), plan.model_key(model), output)

@@ -8,46 +8,55 @@ from typing import Annotated
 import typer
 
 from layergrad.cli.app import app
+from layergrad.cli.options import (
+    Dataset,
+    JsonFile,
+    Key,
+    Model,
+    ParquetFile,
+    Receipt,
+    Samples,
+    Study,
+    plan_of,
+)
 
 
 @app.command()
 def spectra(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
-    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
-    samples: Annotated[Path, typer.Option(help="What `build` wrote.")],
+    study: Study,
+    model: Model,
+    dataset: Dataset,
+    model_receipt: Receipt,
+    samples: Samples,
     output: Annotated[Path, typer.Option(help="Index of the pair's cells to write.")],
     preflight: Annotated[Path | None, typer.Option(help="What `preflight` wrote.")] = None,
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    key: Key = None,
 ) -> None:
     """Measure the missing spectra of one model on one dataset."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.spectra.pair import extract_pair
 
     quiet_libraries()
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key(f"spectra of {model} on {dataset}", plan.spectra_key(model, dataset), key)
     extract_pair(plan, model, dataset, model_receipt, samples, output, preflight)
 
 
 @app.command()
 def preflight(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
-    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
+    study: Study,
+    model: Model,
+    model_receipt: Receipt,
     samples: Annotated[Path, typer.Option(help="What `build` wrote, of any dataset.")],
-    output: Annotated[Path, typer.Option(help="JSON file to write.")],
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    output: JsonFile,
+    key: Key = None,
 ) -> None:
     """Check a model on a few samples: BOS, boundary, batch invariance, full SVD."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.spectra.pair import preflight_model
 
     quiet_libraries()
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key(f"preflight of {model}", plan.preflight_key(model), key)
     for check in preflight_model(plan, model, model_receipt, samples, output):
         typer.echo(f"{check['status']:>7}  {check['name']}: {check['detail']}", err=True)
@@ -55,21 +64,20 @@ def preflight(
 
 @app.command()
 def similarity(
-    study: Annotated[Path, typer.Option(help="Configuration of the study.")],
-    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
-    model_receipt: Annotated[Path, typer.Option(help="What `fetch` wrote.")],
-    samples: Annotated[Path, typer.Option(help="What `build` wrote.")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    key: Annotated[str | None, typer.Option(help="Key the caller expects.")] = None,
+    study: Study,
+    model: Model,
+    dataset: Dataset,
+    model_receipt: Receipt,
+    samples: Samples,
+    output: ParquetFile,
+    key: Key = None,
 ) -> None:
     """Measure cosines between the gradients of an instruction's responses."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.spectra.similarity import write_similarity
 
     quiet_libraries()
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key(f"similarity of {model} on {dataset}", plan.similarity_key(model, dataset), key)
     write_similarity(plan, model, dataset, model_receipt, samples, output)
 
@@ -80,7 +88,7 @@ def extract(
     samples: Annotated[
         Path, typer.Option(help="JSON, JSONL or Parquet: instruction, input, output.")
     ],
-    output: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    output: ParquetFile,
     protocol: Annotated[str, typer.Option(help="paper or clean.")] = "clean",
     chat: Annotated[bool, typer.Option(help="Use the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System turn of the chat template.")] = None,

@@ -8,29 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layergrad.cli.app import app
+from layergrad.cli.options import Dataset, Key, Model, Study, plan_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-StudyOption = Annotated[Path, typer.Option(help="Configuration of the study.")]
-KeyOption = Annotated[str | None, typer.Option(help="Key the caller expects.")]
-
 
 @app.command()
 def aggregate(
-    study: StudyOption,
-    model: Annotated[str, typer.Option(help="Name of the model in the study.")],
-    dataset: Annotated[str, typer.Option(help="Name of the dataset in the study.")],
+    study: Study,
+    model: Model,
+    dataset: Dataset,
     index: Annotated[Path, typer.Option(help="Index of the pair's spectra.")],
     output_dir: Annotated[Path, typer.Option(help="Folder for the pair's tables.")],
-    key: KeyOption = None,
+    key: Key = None,
 ) -> None:
     """Compute metrics, curves, MAD and RD of one model on one dataset."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.statistics.pair import aggregate as write_pair
 
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     plan.study.model(model), plan.study.dataset(dataset)
     check_key(f"statistics of {model} on {dataset}", plan.statistics_key(model, dataset), key)
     write_pair(plan, model, dataset, index, output_dir)
@@ -38,7 +35,7 @@ def aggregate(
 
 @app.command()
 def collect(
-    study: StudyOption,
+    study: Study,
     output_dir: Annotated[Path, typer.Option(help="Folder for the tables over all pairs.")],
     inputs: Annotated[
         list[Path] | None,
@@ -47,14 +44,13 @@ def collect(
     more_inputs: Annotated[
         list[Path] | None, typer.Argument(help="Further folders: `--inputs A B C` is read so.")
     ] = None,
-    key: KeyOption = None,
+    key: Key = None,
 ) -> None:
     """Join the tables of all models and datasets of a study."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan, check_key
+    from layergrad.plan import check_key
     from layergrad.statistics.study import collect as write_study
 
-    plan = Plan(load_study(study))
+    plan = plan_of(study)
     check_key("tables of the study", plan.tables_key, key)
     write_study(plan, [*(inputs or []), *(more_inputs or [])], output_dir)
 

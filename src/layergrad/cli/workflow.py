@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from layergrad.cli.app import app
-
-Study = Annotated[Path, typer.Option(help="Configuration of the study.")]
+from layergrad.cli.options import JsonFile, Study, plan_of
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -30,35 +29,29 @@ def manifest(
     output: Annotated[Path, typer.Option(help="Manifest to write.")],
 ) -> None:
     """List the files of spectra that a study uses, with their checksums."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan
     from layergrad.results import write_manifest
 
-    write_manifest(Plan(load_study(study)), output)
+    write_manifest(plan_of(study), output)
 
 
 @app.command()
 def measure(
     study: Study,
-    output: Annotated[Path, typer.Option(help="JSON file to write.")],
+    output: JsonFile,
 ) -> None:
     """Write the few numbers by which versions of a study are compared (`dvc metrics diff`)."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan
     from layergrad.results import write_measures
 
-    write_measures(Plan(load_study(study)), output)
+    write_measures(plan_of(study), output)
 
 
 @app.command()
 def plan(study: Study = Path("config.yaml")) -> None:
     """Print what a study consists of, what is there and what remains to be computed."""
-    from layergrad.config import load_study
     from layergrad.cost import Cost, describe_cost
-    from layergrad.plan import Plan
     from layergrad.results import describe
 
-    planned = Plan(load_study(study))
+    planned = plan_of(study)
     cost = Cost(planned)
     print(describe_cost(cost))
     if not cost.absent:  # the cells can be told without the data, jobs need their content
@@ -72,9 +65,7 @@ def verify(
     checksums: Annotated[bool, typer.Option("--checksums", help="Read all spectra.")] = False,
 ) -> None:
     """Refuse results that are missing, damaged or of another configuration than the study's."""
-    from layergrad.config import load_study
-    from layergrad.plan import Plan
     from layergrad.results import check
 
-    check(Plan(load_study(study)), only_spectra, checksums)
+    check(plan_of(study), only_spectra, checksums)
     print("every result is that of this study")
