@@ -31,6 +31,7 @@ from layergrad.results import (
     AUDIT_FILE,
     is_current,
     is_made,
+    is_manifest_current,
     is_model_made,
     is_spectra_made,
     to_be_remade,

@@ -50,7 +50,10 @@ def known_checksums(store: str) -> set[tuple[str, str]]:
     """Return (file, sha256) of every file that an index or a list of checksums names."""
     known = set()
     for path in Path(store).rglob("*.json"):
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_text())
+        except ValueError:
+            continue  # a damaged list vouches for nothing
         for cell in record.get("cells", []):
             known |= {
                 (cell["spectra"], cell["sha256"]),

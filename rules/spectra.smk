@@ -119,6 +119,7 @@ rule cosines:
                 [PLAN.similarity_file(w.model, w.dataset)],
                 is_made(PLAN.similarity_file(w.model, w.dataset)),
                 receipt=PLAN.model_file(w.model),
+                preflight=PLAN.preflight_file(w.model),
                 samples=PLAN.dataset_file(w.dataset),
             )
         ),
@@ -142,8 +143,8 @@ rule cosines:
         " python -m layergrad lease --gpus {resources.gpu} --"
         " python -m layergrad similarity --study {params.study}"
         " --model {wildcards.model} --dataset {wildcards.dataset} --key {wildcards.key}"
-        " --model-receipt {input.receipt} --samples {input.samples} --output {output}"
-        " 2>&1 | tee {log}"
+        " --model-receipt {input.receipt} --samples {input.samples}"
+        " --preflight {input.preflight} --output {output} 2>&1 | tee {log}"
 
 
 rule manifest:
@@ -151,7 +152,7 @@ rule manifest:
         unpack(
             lambda w: needs(
                 ["data/manifest.json"],
-                is_current(["data/manifest.json"], PLAN.manifest_key),
+                is_manifest_current(PLAN),
                 indexes=unrecorded_spectra(PLAN),
             )
         ),

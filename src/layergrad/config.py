@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from layergrad.errors import UserError
 
@@ -34,6 +42,7 @@ METRICS = (
     "nuclear_rank",
     "loss_normalised_nuclear_norm",
 )
+SUM_LOSS = "sum_loss."  # before a metric: the same of the gradient of the sum of token losses
 METRIC_PATTERN = rf"(sum_loss\.)?({'|'.join(METRICS)}|energy_top[1-9]\d*|[^:]+\.py:[A-Za-z_]\w*)"
 # How a response is made wrong; each is documented in layergrad.datasets.controls.
 CONTROLS = (
@@ -48,6 +57,22 @@ RESPONSE_ORDER = ("none", "simplified", "detailed", "len100", "len500", "len1000
 CORRECT = "correct"
 # Ends the name of a response cut to as many tokens as the one it is compared with.
 CUT = "_cut"
+
+
+def metric_label(name: str) -> str:
+    """Return the name of a metric in tables: that of the function, for a metric of the user's."""
+    prefix = SUM_LOSS if name.startswith(SUM_LOSS) else ""
+    return prefix + name.removeprefix(SUM_LOSS).rsplit(":", 1)[-1]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"listed twice: {', '.join(twice)}")
+    return names
+
+
+Distinct = AfterValidator(_distinct)  # of a list
 
 
 class Entry(BaseModel):
@@ -264,8 +289,12 @@ class HubDataSource(Entry):
 
     @model_validator(mode="after")
     def _check(self) -> HubDataSource:
-        if self.revision is None and not Path(self.id).is_dir():
-            raise ValueError(f"{self.id}: give the revision (a commit), or a local folder")
+        here = Path(self.id).is_dir() or Path(f"{self.id}.dvc").exists()
+        if self.revision is None and not here:
+            raise ValueError(
+                f"{self.id}: give the revision (a commit) of a data set on the hub; if it is a "
+                "local folder, there is none of that name"
+            )
         chosen = (self.titles, self.min_views, self.max_views)
         if self.mapping != "wikipedia" and any(choice is not None for choice in chosen):
             raise ValueError("titles, min_views and max_views are for the mapping `wikipedia`")
@@ -304,13 +333,15 @@ class DatasetSpec(Entry):
         description="`reasoning`: responses differ in thinking; `knowledge`: in length.",
     )
     source: DatasetSource = Field(description="Where the rows come from.")
-    responses: list[Slug] = Field(min_length=1, description="Responses to study, fast to slow.")
+    responses: Annotated[list[Slug], Distinct] = Field(
+        min_length=1, description="Responses to study, fast to slow."
+    )
     added: dict[Slug, str] = Field(
         default_factory=dict,
         description="More responses: name -> file with the same instructions, such as a teacher's "
         "answers; instructions that it lacks are left out.",
     )
-    controls: list[Slug] | None = Field(
+    controls: Annotated[list[Slug], Distinct] | None = Field(
         None, description="Controls of this dataset; null: the study's."
     )
     license: str = Field("", description="Licence of the data.")
@@ -342,7 +373,7 @@ class DatasetSpec(Entry):
 class ExtractionSettings(Entry):
     """What decides the numbers of a spectrum, beside the model and the tokens."""
 
-    projections: list[Projection] = Field(
+    projections: Annotated[list[Projection], Distinct] = Field(
         ["q", "k", "v", "o"], min_length=1, description="Projections whose gradients are measured."
     )
     reduction: Literal["mean", "sum"] = Field(
@@ -358,7 +389,7 @@ class ExtractionSettings(Entry):
 class StatisticsSettings(Entry):
     """What is computed from the spectra."""
 
-    metrics: list[str] = Field(
+    metrics: Annotated[list[str], Distinct] = Field(
         ["nuclear_norm", "sigma1_ratio", "effective_rank", "frobenius_norm"],
         min_length=1,
         description="Metrics of a spectrum: names of METRICS, `energy_topK`, `FILE.py:FUNCTION` for"
@@ -366,7 +397,7 @@ class StatisticsSettings(Entry):
     )
     draws: int = Field(2000, ge=100, description="Bootstrap draws.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
-    seed: int = Field(0, description="Seed of the bootstrap and of the folds of classifiers.")
+    seed: int = Field(0, ge=0, description="Seed of the bootstrap and the folds of classifiers.")
     claim_metric: str = Field("nuclear_norm", description="Metric by which claims are tested.")
     tells: float = Field(
         0.6,
@@ -386,16 +417,29 @@ class StatisticsSettings(Entry):
                 near = difflib.get_close_matches(name, METRICS, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METRICS)}"
                 raise ValueError(f"unknown metric {name!r}; {hint}")
-        labels = [name.rsplit(":", 1)[-1] for name in names] if isinstance(names, list) else []
-        if len(set(labels)) < len(labels):
-            raise ValueError("two metrics have the same name")
         return names
+
+    @field_validator("claim_metric")
+    @classmethod
+    def _of_the_loss(cls, name: str) -> str:
+        if name.startswith(SUM_LOSS):
+            raise ValueError(f"leave out {SUM_LOSS!r}: claims are tested with both losses anyway")
+        return name
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> StatisticsSettings:
+        named: dict[str, str] = {}
+        for name in (*self.metrics, self.claim_metric):
+            known = named.setdefault(metric_label(name), name)
+            if known != name:
+                raise ValueError(f"{known} and {name} have the same name in tables; rename one")
+        return self
 
     @property
     def metric_files(self) -> list[str]:
         """The user's files that metrics come from: their content counts."""
         names = [*self.metrics, self.claim_metric]
-        return sorted({n.removeprefix("sum_loss.").rsplit(":", 1)[0] for n in names if ":" in n})
+        return sorted({n.removeprefix(SUM_LOSS).rsplit(":", 1)[0] for n in names if ":" in n})
 
 
 class ReportSettings(Entry):
@@ -462,11 +506,13 @@ class Study(Entry):
 
     models: list[ModelSpec] = Field(min_length=1, description="Models to study.")
     datasets: list[DatasetSpec] = Field(min_length=1, description="Datasets to study.")
-    controls: list[Slug] = Field(
+    controls: Annotated[list[Slug], Distinct] = Field(
         ["correct", "irrelevant"], min_length=1, description="Controls of every dataset."
     )
-    samples: int = Field(8, ge=1, description="Samples of a cell; fewer where a source has fewer.")
-    seed: int = Field(0, description="Seed of the choice of samples and of the controls.")
+    samples: int = Field(
+        8, ge=1, strict=True, description="Samples of a cell; fewer where a source has fewer."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the choice of samples and of the controls.")
     equal_tokens: bool = Field(
         True,
         description="Also measure the fastest and the slowest right response of reasoning datasets "
@@ -499,6 +545,11 @@ class Study(Entry):
         for dataset in self.datasets:
             for control in self.controls_of(dataset):
                 _check_control(dataset, control)
+        if self.report.metric not in self.statistics.metrics:
+            raise ValueError(
+                f"report.metric {self.report.metric!r} is not among statistics.metrics "
+                f"({', '.join(self.statistics.metrics)}): figures can only open with one of these"
+            )
         kinds = {spec.source.kind == "published" for spec in (*self.models, *self.datasets)}
         if len(kinds) > 1:
             named = [s.name for s in (*self.models, *self.datasets) if s.source.kind == "published"]
@@ -572,8 +623,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; a :class:`UserError` names the file and line otherwise."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text in UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -629,6 +682,8 @@ def _resolve_entries(entries: Any, what: str, file: Path, where: str) -> list[An
         entry = dict(entry)
         base = entry.pop("from", None)
         if base is not None:
+            if not isinstance(base, str):
+                raise UserError(f"{where}: {what}: `from` must be a name, got {base!r}")
             try:
                 picked = _pick(what[:-1], known, base)
             except UserError as error:
@@ -652,7 +707,14 @@ def _explain(error: ValidationError, raw: dict[str, Any], where: str) -> str:
 
 
 def _near_key(loc: tuple[Any, ...]) -> str:
-    """Name the field that a misspelt key is nearest to."""
-    fields = {name for model in Entry.__subclasses__() for name in model.model_fields}
+    """Name the field, of those that may stand at the place, that a misspelt key is nearest to."""
+    within = Study.model_fields[loc[0]].annotation if loc[0] in Study.model_fields else None
+    if len(loc) == 1:
+        classes = [Study]
+    elif isinstance(within, type) and issubclass(within, Entry):
+        classes = [within]
+    else:
+        classes = [c for c in Entry.__subclasses__() if c is not Study]
+    fields = {name for model in classes for name in model.model_fields} - {loc[-1]}
     near = difflib.get_close_matches(str(loc[-1]), fields, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

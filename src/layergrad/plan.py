@@ -27,14 +27,14 @@ from layergrad.config import (
     Study,
 )
 from layergrad.errors import UserError
-from layergrad.provenance import content_hash, key
-from layergrad.report.names import (
+from layergrad.figures import (
     Figure,
     figures,
     find_figure,
     find_paper_figure,
     paper_figures,
 )
+from layergrad.provenance import content_hash, key
 
 # Raise when a change of code changes what the phase produces: a test of the samples asks for it.
 DATASET_VERSION = 1
@@ -155,7 +155,7 @@ class Plan:
 
         An audit keeps the parts that it has, so that adding a model asks for no other one.
         """
-        names = ("answers", "audit", "sentences")
+        names = ("answers", "audit", "pool", "sentences")
         code = [provenance.digest(PACKAGE / "datasets" / f"{name}.py", "md5") for name in names]
         engines = {model.name: self.engine(model.name) for model in self.study.models}
         parts = {}
@@ -163,7 +163,7 @@ class Plan:
             samples = self.dataset_key(spec.name)
             parts[f"{spec.name}/"] = key("text", samples, code)
             for model, engine in engines.items():
-                parts[f"{spec.name}/{model}"] = key("tokens", samples, engine)
+                parts[f"{spec.name}/{model}"] = key("tokens", samples, engine, code)
         return parts
 
     @cached_property
@@ -272,6 +272,14 @@ class Plan:
     @cached_property
     def _figures(self) -> dict[str, Figure]:
         return {figure.name: figure for figure in figures(self.study)}
+
+    def figures_of(self, model: str, dataset: str) -> list[str]:
+        """Names of the figures that show a pair."""
+        return [f.name for f in self._figures.values() if (model, dataset) in f.pairs]
+
+    def papers_of(self, model: str, dataset: str) -> list[str]:
+        """Names of the figures and tables of the paper that show a pair."""
+        return [f.name for f in paper_figures(self.study) if (model, dataset) in f.pairs]
 
     @property
     def paper(self) -> list[str]:
@@ -383,7 +391,7 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     _check_files(spec)
     source = spec.source.model_dump(mode="json")
     if isinstance(spec.source, HubDataSource):
-        if Path(spec.source.id).is_dir():
+        if spec.source.revision is None:  # a local folder, here or known by its pointer
             source["id"] = content_hash(spec.source.id)
         if spec.source.titles:
             source["titles"] = content_hash(spec.source.titles)

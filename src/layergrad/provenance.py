@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import json
 import os
 import re
@@ -45,16 +46,19 @@ def digest(path: str | Path, algorithm: str) -> str:
 
 
 def content_hash(path: str | Path) -> str:
-    """Return the md5 of a file, or a hash over all files of a folder.
+    """Return the md5 of a file, or that of the list of a folder's files.
 
-    The md5, since it is the name under which DVC stores the very same file: a raw file that is not
-    here but has a pointer (``FILE.dvc``) is known by it. Remembered by size, time and inode, so
-    that a large file is read once.
+    As DVC does it, which stores the very same file or folder under this name: a raw file or a
+    model's folder that is not here but has a pointer (``NAME.dvc``) is known by it. Remembered by
+    size, time and inode, so that a large file is read once.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return key([[str(file.relative_to(path)), content_hash(file)] for file in files])
+        files = (file for file in path.rglob("*") if file.is_file())
+        named = sorted((file.relative_to(path).as_posix(), file) for file in files)
+        listed = [{"md5": content_hash(file), "relpath": name} for name, file in named]
+        text = json.dumps(listed, sort_keys=True)
+        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
     if not path.exists():
         return _pointer_hash(path)
     stat = path.stat()
@@ -142,28 +146,31 @@ def write_checksums(tables: Iterable[str], folder: str | Path, record: dict[str,
     write_json({**record, "files": checksums(files, folder)}, Path(folder, SUMS))
 
 
-def sealed(html: str) -> str:
+def sealed(page: str) -> str:
     """Return a page whose key's element also holds the sha256 of the page without it."""
-    sum_ = hashlib.sha256(html.encode()).hexdigest()
-    return html.replace(KEY_META, f'<meta data-sha256="{sum_}" {KEY_META[6:]}', 1)
+    sum_ = hashlib.sha256(page.encode()).hexdigest()
+    return page.replace(KEY_META, f'<meta data-sha256="{sum_}" {KEY_META[6:]}', 1)
 
 
 def is_intact(path: str | Path) -> bool:
     """Tell whether what a file records checksums of is as it was made.
 
-    A JSON file records those of its companions under ``files``, a page its own; any other file
-    records none and passes.
+    A JSON file records those of its companions under ``files``, a page its own and those of the
+    files of numbers beside it; any other file records none and passes.
     """
     path = Path(path)
-    if path.suffix == ".html":
+    files: dict[str, str] = {}
+    if path.suffix == ".json":
+        data = read_json(path) or {}
+        files = data.get("usermeta", data).get("files", {})
+    elif path.suffix == ".html":
         text = path.read_text(encoding="utf-8", errors="replace")
         found = re.search(r' data-sha256="([0-9a-f]{64})"', text)
-        if found is None:
-            return True
-        bare = text[: found.start()] + text[found.end() :]
-        return hashlib.sha256(bare.encode()).hexdigest() == found[1]
-    data = (read_json(path) or {}) if path.suffix == ".json" else {}
-    files = data.get("usermeta", data).get("files", {})
+        bare = text[: found.start()] + text[found.end() :] if found else ""
+        if not found or hashlib.sha256(bare.encode()).hexdigest() != found[1]:
+            return False
+        beside = re.search(r'<meta name="layergrad-files" content="(.*)">', text)
+        files = json.loads(html.unescape(beside[1])) if beside else {}
     return all(
         (path.parent / name).exists() and digest(path.parent / name, "sha256") == sha256
         for name, sha256 in files.items()

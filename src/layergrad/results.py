@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from layergrad.config import metric_label
 from layergrad.errors import UserError
 from layergrad.plan import TABLE_FILES, Plan
 from layergrad.provenance import (
@@ -70,6 +71,11 @@ def to_be_remade(plan: Plan) -> list[str]:
     return files
 
 
+def inputs_of(cells: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what statistics are made of: the checksum of the spectra of each cell of an index."""
+    return {f"{cell['response']}.{cell['control']}": cell["sha256"] for cell in cells}
+
+
 def _files(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the files of a cell's entry, each with its sha256."""
     yield cell["spectra"], cell["sha256"]
@@ -87,6 +93,16 @@ def unrecorded_spectra(plan: Plan) -> list[str]:
         for index in map(plan.spectra_file, *zip(*plan.pairs, strict=True))
         if index not in listed
     ]
+
+
+def is_manifest_current(plan: Plan) -> bool:
+    """Tell whether the manifest lists the study's spectra, those that are here as they are."""
+    listed = recorded_pairs()
+    indexes = [plan.spectra_file(*pair) for pair in plan.pairs]
+    here = {index: record for index in indexes if (record := read_json(index)) is not None}
+    return recorded_key(MANIFEST) == plan.manifest_key and all(
+        listed.get(index) == record["cells"] for index, record in here.items()
+    )
 
 
 def recorded_pairs(path: str | Path = MANIFEST) -> dict[str, Any]:
@@ -136,7 +152,7 @@ def write_measures(plan: Plan, path: str | Path) -> None:
     """
     import polars as pl
 
-    metric = plan.study.report.metric
+    metric = metric_label(plan.study.report.metric)
     chosen = pl.col("metric") == metric
     cell = ["model", "dataset", "response", "control", "projection"]
     means = (
@@ -224,7 +240,8 @@ def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> No
     """
     faults = list(_spectra_faults(plan, checksums))
     if not only_spectra:
-        faults += [*_report_faults(plan), *(_pair_faults(plan) if checksums else ())]
+        faults += [*_report_faults(plan), *_made_of_others(plan)]
+        faults += _pair_faults(plan) if checksums else ()
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:20])
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
@@ -235,7 +252,7 @@ def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> No
 
 
 def _spectra_faults(plan: Plan, checksums: bool) -> Iterator[str]:
-    if recorded_key(MANIFEST) != plan.manifest_key:
+    if not is_manifest_current(plan):
         yield f"{MANIFEST}: lists other spectra than the study's"
         return
     for index, cells in recorded_pairs().items():
@@ -254,6 +271,15 @@ def _pair_faults(plan: Plan) -> Iterator[str]:
         sums = plan.checksums_file(*pair)
         if is_made(sums) and not is_intact(sums):
             yield f"{Path(sums).parent}: a table in it was changed since it was made"
+
+
+def _made_of_others(plan: Plan) -> Iterator[str]:
+    """Yield the statistics of pairs whose spectra were measured again since."""
+    for pair in plan.pairs:
+        index, made = read_json(plan.spectra_file(*pair)), read_json(plan.checksums_file(*pair))
+        if index and made and made["inputs"] != inputs_of(index["cells"]):
+            folder = plan.statistics_folder(*pair)
+            yield f"{folder}: made of other spectra than {plan.spectra_file(*pair)} lists"
 
 
 def _report_faults(plan: Plan) -> Iterator[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from layergrad.figures import PAIR_FAMILIES
 from layergrad.report import page as page_module
-from layergrad.report.names import PAIR_FAMILIES
 from layergrad.report.page import write_page
 from layergrad.tables import DATASET, write_table
 from tests.unit.test_report_figures import measured

@@ -63,6 +63,8 @@ def test_every_kind_of_file_is_known(plan):
         plan.spectra_file("tiny-base", "gsm_symbolic"),
         plan.cell_file(cell),
         "data/statistics/findings.parquet",
+        "data/statistics/sums.json",
+        plan.checksums_file("tiny-base", "gsm_symbolic"),
     ):
         node = explain(plan, Path(file))
         assert node.status == "current"
@@ -78,6 +80,8 @@ def test_files_of_another_study_are_named_so(plan):
 def test_other_files_are_refused(plan):
     with pytest.raises(UserError, match="no such file"):
         explain(plan, Path("reports/nothing.svg"))
+    with pytest.raises(UserError, match="outside the project"):
+        explain(plan, Path("/usr"))
     Path("notes.txt").write_text("")
     with pytest.raises(UserError, match="no result of the workflow"):
         explain(plan, Path("notes.txt"))

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from layergrad import config
-from layergrad.config import Study
+from layergrad.config import Study, metric_label
 from layergrad.errors import UserError
 from layergrad.plan import Plan
-from layergrad.statistics.metrics import METRICS, find_metric, label, measure
+from layergrad.statistics.metrics import METRICS, find_metric, measure
 from layergrad.statistics.pair import aggregate
 from layergrad.statistics.study import collect
 from layergrad.tables import SPECTRA, scan_table, write_table
@@ -78,8 +78,9 @@ def test_configuration_knows_the_metrics_that_there_are():
     [
         (["nuclear_nrom"], "did you mean 'nuclear_norm'"),
         (["energy_top0"], "unknown metric"),
-        (["a.py:f", "b.py:f"], "two metrics have the same name"),
-        (["nuclear_norm", "nuclear_norm"], "two metrics have the same name"),
+        (["a.py:f", "b.py:f"], "a.py:f and b.py:f have the same name in tables"),
+        (["a.py:nuclear_norm"], "a.py:nuclear_norm and nuclear_norm have the same name"),
+        (["nuclear_norm", "nuclear_norm"], "listed twice: nuclear_norm"),
     ],
 )
 def test_wrong_names_are_refused_with_the_configuration(metrics, message):
@@ -96,7 +97,7 @@ def test_a_metric_of_the_users(spectra):
     found = measure(spectra, names)
     assert found["tail_share"][0] == pytest.approx(0)
     assert found["nuclear_norm_per_token"][0] == pytest.approx(7 / 3)
-    assert label(f"sum_loss.{names[0]}") == "sum_loss.tail_share"
+    assert metric_label(f"sum_loss.{names[0]}") == "sum_loss.tail_share"
 
 
 def test_the_metric_of_the_manual_works_as_it_stands(spectra, tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layergrad.config import load_study
-from layergrad.report.names import figures
+from layergrad.figures import figures
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = "snakemake --cores 2 --resources gpu=2"

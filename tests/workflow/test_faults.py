@@ -182,6 +182,52 @@ def test_weights_that_are_not_numbers(edited):
     assert sorted((cell["samples"], cell["failed"]) for cell in cells) == [(0, 3), (3, 0)]
 
 
+def test_failed_samples_are_tried_again_when_asked(project):
+    before = results(project)
+    # a study as a small GPU leaves it: one sample of one cell did not fit
+    project.run(
+        "rm -r data/pairs data/statistics data/manifest.json reports/*.html reports/figures"
+    )
+    project.run("python -c '" + LOSE_A_SAMPLE + "'")
+    project.run(SNAKEMAKE)
+    assert results(project) != before
+    assert project.jobs(SNAKEMAKE) == {}
+    told = project.run("layergrad explain data/manifest.json").output
+    assert "2 samples measured, 1 fell out" in told and "; current" in told
+
+    assert "no sample" in project.run("layergrad retry --reason truncated").output
+    told = project.run("layergrad retry --reason out_of_memory").output
+    assert "tiny-qwen/sums none.correct: 1 out_of_memory" in told
+    jobs = project.jobs(SNAKEMAKE)
+    assert (jobs["extract"], jobs["aggregate"], jobs["manifest"], jobs["page"]) == (1, 1, 1, 1)
+    (index,) = project.files("data/spectra/tiny-qwen/sums.*.json").values()
+    run = json.loads(index)["provenance"]
+    assert (run["measured"], run["reused"]) == (1, 2)
+    assert results(project) == before
+    project.run("layergrad verify --checksums")
+
+
+LOSE_A_SAMPLE = """
+import glob, polars as pl
+from layergrad.provenance import digest, read_json, read_provenance, write_json
+from layergrad.tables import FAILURES, SPECTRA, read_table, write_table
+(index,) = glob.glob("data/spectra/tiny-qwen/sums.*.json")
+record = read_json(index)
+cell = record["cells"][0]
+table = read_table(cell["spectra"], SPECTRA)
+lost = pl.col("row") == table["row"].min()
+names = list(FAILURES.schema)[:-2]
+failed = table.filter(lost).select(names).unique().with_columns(
+    reason=pl.lit("out_of_memory"), detail=pl.lit("did not fit"))
+provenance = read_provenance(cell["spectra"])
+write_table(table.filter(~lost), SPECTRA, cell["spectra"], provenance)
+write_table(failed, FAILURES, cell["failures"], provenance)
+cell.update(sha256=digest(cell["spectra"], "sha256"), samples=2, failed=1,
+            failures_sha256=digest(cell["failures"], "sha256"))
+write_json(record, index)
+"""
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
 def test_results_that_may_not_be_written(edited, undisturbed):
     store = edited.folder / "data/spectra"

@@ -17,6 +17,7 @@ Key = Annotated[str | None, typer.Option(help="Key the caller expects.")]
 Receipt = Annotated[Path, typer.Option(help="What `fetch` wrote.")]
 Samples = Annotated[Path, typer.Option(help="What `build` wrote.")]
 Statistics = Annotated[Path, typer.Option(help="Folder of the tables over all pairs.")]
+Preflight = Annotated[Path | None, typer.Option(help="What `preflight` wrote.")]
 ParquetFile = Annotated[Path, typer.Option(help="Parquet file to write.")]
 JsonFile = Annotated[Path, typer.Option(help="JSON file to write.")]
 

@@ -54,7 +54,7 @@ def paper(
 @app.command()
 def figures(study: Study) -> None:
     """List the figures of a study."""
-    from layergrad.report.names import figure_names
+    from layergrad.figures import figure_names
 
     for name in figure_names(plan_of(study).study):
         print(name)

@@ -14,6 +14,7 @@ from layergrad.cli.options import (
     Key,
     Model,
     ParquetFile,
+    Preflight,
     Receipt,
     Samples,
     Study,
@@ -29,7 +30,7 @@ def spectra(
     model_receipt: Receipt,
     samples: Samples,
     output: Annotated[Path, typer.Option(help="Index of the pair's cells to write.")],
-    preflight: Annotated[Path | None, typer.Option(help="What `preflight` wrote.")] = None,
+    preflight: Preflight = None,
     key: Key = None,
 ) -> None:
     """Measure the missing spectra of one model on one dataset."""
@@ -70,6 +71,7 @@ def similarity(
     model_receipt: Receipt,
     samples: Samples,
     output: ParquetFile,
+    preflight: Preflight = None,
     key: Key = None,
 ) -> None:
     """Measure cosines between the gradients of an instruction's responses."""
@@ -79,7 +81,9 @@ def similarity(
     quiet_libraries()
     plan = plan_of(study)
     check_key(f"similarity of {model} on {dataset}", plan.similarity_key(model, dataset), key)
-    write_similarity(plan, model, dataset, model_receipt, samples, output)
+    refusal = write_similarity(plan, model, dataset, model_receipt, samples, output, preflight)
+    if refusal:
+        typer.echo(f"{model}: left out, its preflight failed: {refusal}", err=True)
 
 
 @app.command()
@@ -128,7 +132,7 @@ def extract(
         )
         study = single_study(model, samples, settings, extraction, runtime)
     except ValidationError as error:
-        faults = [f"  --{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()]
+        faults = [f"  --{fault['loc'][0]}: {fault['msg']}" for fault in error.errors()]
         raise UserError("\n".join(["these options are not valid:", *faults])) from None
     counts = extract_file(study, output, limit)
     typer.echo(f"{output}: {counts['samples']} samples, {counts['failed']} failed", err=True)

@@ -59,6 +59,22 @@ def plan(study: Study = Path("config.yaml")) -> None:
 
 
 @app.command()
+def retry(
+    study: Study = Path("config.yaml"),
+    reason: Annotated[
+        list[str] | None, typer.Option(help="Only failures like out_of_memory; may be repeated.")
+    ] = None,
+) -> None:
+    """Forget failed samples and what was made without them; the next run tries them again."""
+    from layergrad.retry import retry as forget
+
+    cells = forget(plan_of(study), reason)
+    print("\n".join(cells) or "no sample failed so")
+    if cells:
+        print("run the workflow again to measure them")
+
+
+@app.command()
 def verify(
     study: Study = Path("config.yaml"),
     only_spectra: Annotated[bool, typer.Option("--only-spectra", help="Not the report.")] = False,

@@ -12,8 +12,9 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from layergrad.config import ModelSpec, Study
+from layergrad.config import ModelSpec, Study, metric_label
 from layergrad.errors import UserError
+from layergrad.figures import Figure, find_figure
 from layergrad.plan import Plan
 from layergrad.provenance import (
     atomic,
@@ -25,8 +26,6 @@ from layergrad.provenance import (
 )
 from layergrad.report.families import FAMILIES, knowledge_rows, pair_rows, tuning_rows
 from layergrad.report.figures import findings, length, samples, theme, words
-from layergrad.report.names import Figure, find_figure
-from layergrad.statistics.metrics import label as metric_name
 from layergrad.tables import FINDINGS, SAMPLES, Table, read_table
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
@@ -175,7 +174,7 @@ def shown_metric(study: Study) -> str:
         raise UserError(
             f"report.metric: {metric!r} is not among statistics.metrics ({', '.join(known)})"
         )
-    return metric_name(metric)
+    return metric_label(metric)
 
 
 def shown_control(study: Study, family: str, dataset: str) -> str:

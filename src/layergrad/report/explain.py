@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ def explain(plan: Plan, file: Path) -> Node:
     """
     if not file.exists():
         raise UserError(f"{file}: no such file; `snakemake {file}` makes it if the study has it")
+    if file.is_absolute() and not file.resolve().is_relative_to(Path.cwd()):
+        raise UserError(f"{file}: lies outside the project; run this in the folder it belongs to")
     path = str(file.resolve().relative_to(Path.cwd()) if file.is_absolute() else file)
     for pattern, found in _KINDS.items():
         match = re.fullmatch(pattern, path)
@@ -117,9 +119,14 @@ def _table(plan: Plan, path: str, name: str) -> Node:
     return _with_pairs(plan, node, pairs)
 
 
-def _with_pairs(plan: Plan, node: Node, pairs: list[tuple[str, str]]) -> Node:
+def _with_pairs(
+    plan: Plan,
+    node: Node,
+    pairs: list[tuple[str, str]],
+    source: Callable[[Plan, str, str], Node] | None = None,
+) -> Node:
     known = [pair for pair in pairs if pair in plan.pairs]
-    node.sources = [_statistics(plan, *pair) for pair in known[:MOST_PAIRS]]
+    node.sources = [(source or _statistics)(plan, *pair) for pair in known[:MOST_PAIRS]]
     if len(known) > MOST_PAIRS:
         node.told.append(f"and {len(known) - MOST_PAIRS} more models and datasets like these")
     node.told = [told for told in node.told if told]
@@ -143,7 +150,7 @@ def _pair_table(plan: Plan, path: str, model: str, pair: str) -> Node:
     dataset, _, key = pair.partition(".")
     if (model, dataset) in plan.pairs:
         node = _statistics(plan, model, dataset)
-        node.path, node.recorded = path, (read_provenance(path) or {}).get("key")
+        node.path, node.recorded = path, recorded_key(path)
         return node
     return Node(f"statistics of {model} on {dataset}, not in the study", path, key, None)
 
@@ -223,6 +230,35 @@ def _receipt(plan: Plan, path: str, name: str) -> Node:
     return _model(plan, name, path)
 
 
+def _manifest(plan: Plan, path: str) -> Node:
+    node = Node("the spectra that the study uses", path, recorded_key(path), plan.manifest_key)
+    return _with_pairs(plan, node, plan.pairs, _spectra)
+
+
+def _table_sums(plan: Plan, path: str) -> Node:
+    node = Node("checksums of the tables over all pairs", path, recorded_key(path), plan.tables_key)
+    node.sources = [_table(plan, f"data/statistics/{name}.parquet", name) for name in STUDY_TABLES]
+    return node
+
+
+def _preflight(plan: Plan, path: str, model: str, key: str) -> Node:
+    known = model in {spec.name for spec in plan.study.models}
+    node = Node(f"checks of {model}", path, key, plan.preflight_key(model) if known else None)
+    record = read_json(path) or {}
+    node.told = [f"{c['status']}: {c['name']}: {c['detail']}" for c in record.get("checks", [])]
+    node.sources = [_model(plan, model)] if known else []
+    return node
+
+
+def _similarity(plan: Plan, path: str, model: str, dataset: str) -> Node:
+    known = (model, dataset) in plan.pairs
+    planned = plan.similarity_key(model, dataset) if known else None
+    recorded = (read_provenance(path) or {}).get("key")
+    node = Node(f"cosines of gradients of {model} on {dataset}", path, recorded, planned)
+    node.sources = [_dataset(plan, dataset), _model(plan, model)] if known else []
+    return node
+
+
 _NAME = r"([a-z0-9][a-z0-9_-]*)"
 _KINDS = {
     r"reports/index\.html": _page,
@@ -231,7 +267,11 @@ _KINDS = {
     r"reports/paper/(.+)\.(?:json|svg|pdf|tex|csv)": _paper,
     r"data/statistics/audit\.parquet": _audit,
     rf"data/statistics/{_NAME}\.parquet": _table,
-    rf"data/pairs/{_NAME}/([^/]+)/[^/]+\.parquet": _pair_table,
+    r"data/statistics/sums\.json": _table_sums,
+    r"data/manifest\.json": _manifest,
+    rf"data/pairs/{_NAME}/([^/]+)/[^/]+\.(?:parquet|json)": _pair_table,
+    rf"data/similarity/{_NAME}/{_NAME}\.[0-9a-f]+\.parquet": _similarity,
+    rf"data/spectra/{_NAME}/([0-9a-f]+)\.preflight\.json": _preflight,
     rf"data/spectra/{_NAME}/([^/]+)\.json": _index,
     rf"data/spectra/{_NAME}/{_NAME}/{_NAME}\.{_NAME}\.[^/]+\.parquet": _cell,
     rf"data/datasets/{_NAME}\.[0-9a-f]+\.parquet": _dataset_file,

@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from layergrad.config import CUT, Study
+from layergrad.figures import tuned_families
 from layergrad.report.figures import (
     auc,
     controls,
@@ -24,7 +25,6 @@ from layergrad.report.figures import (
     spectra,
     tuning,
 )
-from layergrad.report.names import tuned_families
 from layergrad.tables import CURVES, DISCRIMINATION, FINDINGS, LENGTHS, MAD, RANKS, RD, Table
 
 Data = pl.DataFrame | alt.NamedData

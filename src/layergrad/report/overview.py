@@ -8,11 +8,11 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from layergrad.figures import has_family
 from layergrad.plan import Plan
 from layergrad.report.captions import number, percent
 from layergrad.report.draw import labels, shown_control, shown_metric, study_table
 from layergrad.report.figures import words
-from layergrad.report.names import has_family
 from layergrad.report.page.sections import main_variant, ordered_parts, overall, sign, told
 from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
 

@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from layergrad.figures import Figure, find_paper_figure
 from layergrad.plan import Plan
 from layergrad.provenance import atomic, checksums, write_json, write_text
 from layergrad.report.draw import (
@@ -25,7 +26,6 @@ from layergrad.report.draw import (
 )
 from layergrad.report.families import whole
 from layergrad.report.figures import curves, paper, rd, words
-from layergrad.report.names import Figure, find_paper_figure
 from layergrad.tables import CURVES, MAD, RD
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {

@@ -7,6 +7,7 @@ right control (fast against slow), and every response with each of its wrong twi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +30,7 @@ from layergrad.spectra.extract import default_budget
 from layergrad.spectra.pair import (
     describe_device,
     describe_run,
+    failed_check,
     load,
     make_encoder,
     read_receipt,
@@ -87,13 +89,20 @@ def write_similarity(
     receipt: str | Path,
     samples: str | Path,
     output: str | Path,
-) -> None:
+    preflight: str | Path | None = None,
+) -> str | None:
     """Measure the cosines of every instruction of a dataset and write the table SIMILARITY.
 
-    Samples that cannot be measured are left out here; the failures of the spectra name them.
+    Samples that cannot be measured are left out here; the failures of the spectra name them. A
+    cosine is null where a gradient is zero, or two samples do not fit in memory together. A model
+    that failed its `preflight` has none: what was wrong with it is returned.
     """
     fetched = read_receipt(receipt)
     check_files(fetched)
+    if refusal := failed_check(preflight):
+        provenance = {"key": plan.similarity_key(model, dataset), "refusal": refusal}
+        write_table(pl.DataFrame(schema=SIMILARITY.schema), SIMILARITY, output, provenance)
+        return refusal
     tokens = tokenise(
         read_table(samples, DATASET), make_encoder(plan, model, fetched["path"]), plan.engine(model)
     )
@@ -101,15 +110,25 @@ def write_similarity(
     projections = plan.study.extraction.projections
     places = find_places(loaded, projections)
     budget = plan.study.runtime.token_budget or default_budget(loaded, device)
+    layers = sorted({place.layer for place in places})
     groups = _by_instruction(tokens.samples)
     rows: list[dict[str, Any]] = []
     with Progress(f"similarity {model}", len(groups), "instruction") as progress:
         for (row, sample_id), group in groups.items():
             encoded = {side: tokens.encoded[content] for side, content in group.items()}
-            for sides, pairs in _batches(encoded, budget):
+            batches = deque(_batches(encoded, budget))
+            while batches:
+                sides, pairs = batches.popleft()
                 batch = pad([encoded[side] for side in sides], 0, device)
                 numbers = [(sides.index(a), sides.index(b)) for a, b in pairs]
-                values = cosines(loaded, places, projections, batch, numbers)
+                try:
+                    values = cosines(loaded, places, projections, batch, numbers)
+                except torch.OutOfMemoryError:
+                    budget = 1
+                    if len(pairs) > 1:
+                        batches.extendleft(([a, b], [(a, b)]) for a, b in reversed(pairs))
+                        continue
+                    values = {(layer, p): [None] for layer in layers for p in projections}
                 rows += [
                     {
                         "model": model,
@@ -133,8 +152,11 @@ def write_similarity(
         **describe_run(plan, model),
         **describe_device(device),
     }
-    frame = pl.DataFrame(rows, schema=SIMILARITY.schema)
+    frame = pl.DataFrame(rows, schema=SIMILARITY.schema).with_columns(
+        pl.col("cosine").fill_nan(None)
+    )
     write_table(frame, SIMILARITY, output, provenance)
+    return None
 
 
 def _by_instruction(samples: list[dict[str, Any]]) -> dict[tuple[int, str], dict[Side, str]]:

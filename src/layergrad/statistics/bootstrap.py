@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -25,8 +26,8 @@ def instruction_weights(
     Parameters
     ----------
     instructions
-        ``sample_id`` of every instruction of the dataset, failed ones included: the same list
-        gives the same draws for each model.
+        Every instruction of the dataset (:func:`instruction_of`), those of failed samples included:
+        the same list gives the same draws for each model.
     draws
         Number of draws.
     seed, dataset
@@ -44,6 +45,15 @@ def instruction_weights(
         len(unique), np.full(len(unique), 1 / len(unique)), size=draws
     )
     return dict(zip(unique, counts.T.astype(np.float64), strict=True))
+
+
+def instruction_of(sample_id: pl.Expr) -> pl.Expr:
+    """Return what tells instructions apart: an instruction that a source repeats is one.
+
+    Its second sample has ``-2`` after the hash, so that rows of a table stay distinct; but drawn or
+    dealt out by themselves, two equal instructions would count as independent.
+    """
+    return sample_id.str.replace(r"-\d+$", "")
 
 
 def seeded(seed: int, name: str) -> np.random.Generator:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from layergrad.config import SUM_LOSS, metric_label
 from layergrad.errors import UserError
 from layergrad.plan import Plan
 from layergrad.provenance import digest, read_json
 from layergrad.statistics.curves import Values, values
 from layergrad.statistics.estimates import Sampled
-from layergrad.statistics.metrics import KEYS, SUM_LOSS, label, measure
+from layergrad.statistics.metrics import KEYS, measure
 from layergrad.statistics.ranks import by_rank
 from layergrad.tables import FAILURES, METRICS, SPECTRA, read_table, scan_table
 
@@ -84,8 +85,8 @@ def measure_cells(
 ) -> Iterator[tuple[MeasuredCell, pl.DataFrame]]:
     """Yield each cell in memory and its metrics as a long table, without the names of the cell."""
     settings = plan.study.statistics
-    metrics = [label(name) for name in settings.metrics]
-    claim = [label(settings.claim_metric), SUM_LOSS + label(settings.claim_metric)]
+    metrics = [metric_label(name) for name in settings.metrics]
+    claim = [metric_label(settings.claim_metric), SUM_LOSS + metric_label(settings.claim_metric)]
     for cell in cells:
         frame = _measure(plan, cell)
         samples = frame.select("sample_id", "row", "tokens", "response_tokens", "loss")
@@ -117,9 +118,9 @@ def measure_cells(
 def _measure(plan: Plan, cell: dict[str, Any]) -> pl.DataFrame:
     settings = plan.study.statistics
     names = [*settings.metrics, settings.claim_metric, _sum_loss(settings.claim_metric)]
-    names = list({label(name): name for name in names}.values())
+    names = list({metric_label(name): name for name in names}.values())
     if cell.get("table") == "metrics":
-        return _published(cell["spectra"], [label(name) for name in names])
+        return _published(cell["spectra"], [metric_label(name) for name in names])
     spectra = scan_table([cell["spectra"]], SPECTRA)
     return measure(spectra, names, plan.study.extraction.reduction)
 

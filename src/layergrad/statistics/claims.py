@@ -47,7 +47,7 @@ STATEMENTS = {
     5: "Instruct models tell wrong responses of slow thinking no better than base ones",
     6: "Shorter responses of knowledge enlarge gradients less than fast thinking does",
 }
-EARLY = "The excess of MAD of fast thinking is largest in the early layers"
+EARLY = "The excess of MAD of fast thinking is larger in the early layers than in the others"
 SLOW_TELLS = {
     "slow": "Gradients of slow thinking tell wrong responses from correct ones",
     "fast": "Gradients of fast thinking do not tell wrong responses from correct ones",
@@ -256,18 +256,13 @@ class Claims:
                             )
 
     def _length_is_not_thinking(self) -> Iterator[Row]:
-        thinking_sets = [LengthContrast(dataset, dataset) for dataset in self.reasoning]
         for variant in ("raw", "per_log_token"):
             unit = " (per log token)" if variant == "per_log_token" else ""
             for model in self.study.models:
                 for contrast in length_contrasts(self.knowledge):
                     for projection in self.projections:
                         place = (model.name, variant, projection)
-                        thinks = [self._log_ratio(other, *place) for other in thinking_sets]
-                        if thinks:
-                            effect = mean_effect(thinks) - self._log_ratio(contrast, *place)
-                        else:
-                            effect = Effect(None, 0, None, "no reasoning dataset in the study")
+                        thinking, sets, notes = self._thinking(*place)
                         yield Row(
                             6,
                             "size",
@@ -278,10 +273,26 @@ class Claims:
                             projection,
                             contrast.label,
                             f"difference of log ratios, thinking minus length{unit}",
-                            effect,
-                            versus=", ".join(d.name for d in self.reasoning) or None,
-                            note=contrast.note,
+                            thinking - self._log_ratio(contrast, *place),
+                            versus=", ".join(sets) or None,
+                            note="; ".join(filter(None, [contrast.note, *notes])),
                         )
+
+    def _thinking(
+        self, model: str, variant: str, projection: str
+    ) -> tuple[Effect, list[str], list[str]]:
+        """Return the mean log ratio of the reasoning datasets: which they are, why not others."""
+        found = {
+            dataset.name: self._log_ratio(
+                LengthContrast(dataset, dataset), model, variant, projection
+            )
+            for dataset in self.reasoning
+        }
+        if not found:
+            return Effect(None, 0, None, "no reasoning dataset in the study"), [], []
+        sets = [name for name, effect in found.items() if effect.effect is not None]
+        left_out = [f"without {n}: {e.reason}" for n, e in found.items() if n not in sets]
+        return mean_effect(list(found.values())), sets, left_out if sets else []
 
     def _log_ratio(
         self, contrast: LengthContrast, model: str, variant: str, projection: str

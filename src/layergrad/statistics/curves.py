@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from layergrad.errors import UserError
 from layergrad.statistics.bands import bands
-from layergrad.statistics.bootstrap import weighted_means
+from layergrad.statistics.bootstrap import instruction_of, weighted_means
 
 Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ class Values:
     Attributes
     ----------
     rows, instructions
-        Place in the source and ``sample_id`` of each sample, ordered by row.
+        Place in the source of each sample, ordered, and what tells its instruction from others.
     projections, metrics
         Names along the last two axes.
     array
@@ -72,7 +72,8 @@ def values(frame: pl.DataFrame, metrics: list[str], where: str) -> Values:
     UserError
         If a sample lacks a layer or a projection, or has one twice.
     """
-    samples = frame.select("row", "sample_id").unique().sort("row")
+    instruction = instruction_of(pl.col("sample_id")).alias("instruction")
+    samples = frame.select("row", instruction).unique().sort("row")
     layers = frame["layer"].max() + 1
     projections = sorted(frame["projection"].unique())
     shape = (len(samples), layers, len(projections))
@@ -87,8 +88,14 @@ def values(frame: pl.DataFrame, metrics: list[str], where: str) -> Values:
         )
     array = frame.select(metrics).to_numpy().reshape(*shape, len(metrics))
     return Values(
-        samples["row"].to_list(), samples["sample_id"].to_list(), projections, metrics, array
+        samples["row"].to_list(), samples["instruction"].to_list(), projections, metrics, array
     )
+
+
+def jointly_defined(*arrays: Array) -> list[Array]:
+    """Return arrays with NaN in all wherever one is not defined, so that means stay paired."""
+    known = np.all([np.isfinite(array) for array in arrays], axis=0)
+    return [np.where(known, array, np.nan) for array in arrays]
 
 
 def mean_curve(array: Array) -> Array:

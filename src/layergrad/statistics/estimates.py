@@ -16,14 +16,14 @@ Length controls are variants of an effect:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layergrad.config import CORRECT, CUT
 from layergrad.statistics.bootstrap import seeded, weighted_means
-from layergrad.statistics.curves import Values, mad
+from layergrad.statistics.curves import Values, jointly_defined, mad
 from layergrad.statistics.discrimination import auc, auc_draws, classifier_scores
 
 Array = NDArray[np.float64]
@@ -150,7 +150,10 @@ class Estimator:
         return cut
 
     def _paired(self, *cells: tuple[str, str]) -> tuple[list[Sampled], Array]:
-        """Return the samples that all cells have, and their weights in each draw."""
+        """Return the samples that all cells have, and their weights in each draw.
+
+        A value that is not defined in one cell is left out of all.
+        """
         rows: set[int] | None = None
         for response, control in cells:
             cell = self.cells.get((response, control))
@@ -164,7 +167,17 @@ class Estimator:
             share = "share" if len(cells) > 1 else "has"
             raise NotTestable(f"{names} {share} {len(rows)} samples, fewer than {MIN_SAMPLES}")
         picked = [self.cells[cell].pick(sorted(rows)) for cell in cells]
-        return picked, picked[0].values.weights(self.drawn)
+        values = picked[0].values
+        if values.independent < MIN_SAMPLES:
+            raise NotTestable(
+                f"{names}: {values.independent} instructions, fewer than {MIN_SAMPLES}"
+            )
+        arrays = jointly_defined(*(cell.values.array for cell in picked))
+        defined = [
+            replace(cell, values=replace(cell.values, array=array))
+            for cell, array in zip(picked, arrays, strict=True)
+        ]
+        return defined, values.weights(self.drawn)
 
     def _size(self, fast: str, slow: str, sum_loss: bool = False) -> tuple[int, Array, Array]:
         """Logarithm of the ratio of the mean over samples and layers, fast over slow."""
@@ -280,7 +293,7 @@ class Estimator:
 
     def _discriminations(self, response: str, control: str) -> Iterator[Estimate]:
         effects: list[tuple[str, list[str | None], Callable[[], tuple[int, Array, Array]]]] = [
-            ("metric", list(self.projections), lambda: self._auc(response, control, _layer_mean)),
+            ("metric", list(self.projections), lambda: self._metric(response, control)),
             ("classifier", list(self.projections), lambda: self._classifier(response, control)),
             ("response_tokens", [None], lambda: self._baseline(response, control, _known_tokens)),
             ("loss", [None], lambda: self._baseline(response, control, lambda cell: cell.loss)),
@@ -288,17 +301,17 @@ class Estimator:
         for variant, projections, estimate in effects:
             yield self._attempt("auc", response, control, variant, projections, estimate)
 
-    def _auc(
-        self, response: str, control: str, score: Callable[[Array], Array]
-    ) -> tuple[int, Array, Array]:
+    def _metric(self, response: str, control: str) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
-        return self._aucs(score(correct.metric()), score(wrong.metric()), weights)
+        scores = _layer_mean(correct.metric()), _layer_mean(wrong.metric())
+        return self._aucs(*scores, weights, f"metric/{response}.{control}")
 
     def _baseline(
         self, response: str, control: str, score: Callable[[Sampled], Array]
     ) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
-        return self._aucs(score(correct)[:, None], score(wrong)[:, None], weights)
+        scores = score(correct)[:, None], score(wrong)[:, None]
+        return self._aucs(*scores, weights, f"baseline/{response}.{control}")
 
     def _classifier(self, response: str, control: str) -> tuple[int, Array, Array]:
         (correct, wrong), weights = self._paired((response, CORRECT), (response, control))
@@ -307,20 +320,22 @@ class Estimator:
         first, second, folds = classifier_scores(
             correct.metric(), wrong.metric(), correct.values.instructions, self.seed
         )
-        return self._aucs(first, second, weights, folds)
+        return self._aucs(first, second, weights, f"classifier/{response}.{control}", folds)
 
     def _aucs(
         self,
         correct: Array,
         wrong: Array,
         weights: Array,
+        name: str,
         folds: NDArray[np.int64] | None = None,
     ) -> tuple[int, Array, Array]:
+        """Return the AUC of each projection; `name` makes what is random in it its own."""
         if not (np.isfinite(correct).all() and np.isfinite(wrong).all()):
             raise NotTestable("the score is not defined for every sample")
         projections = range(correct.shape[-1])
         pairs = [(correct[..., p], wrong[..., p]) for p in projections]
-        ones, rng = np.ones((1, weights.shape[1])), seeded(self.seed, self.place)
+        ones, rng = np.ones((1, weights.shape[1])), seeded(self.seed, f"{self.place}/{name}")
         effect = np.array([auc(*pair, ones, folds)[0] for pair in pairs])
         draws = np.stack([auc_draws(*pair, weights, rng, folds) for pair in pairs], axis=1)
         return weights.shape[1], effect, draws

@@ -18,11 +18,10 @@ from collections import defaultdict
 import numpy as np
 import polars as pl
 
-from layergrad.config import Study
+from layergrad.config import Study, metric_label
 from layergrad.statistics.claims import Claims, Row
 from layergrad.statistics.effects import benjamini_hochberg, test
 from layergrad.statistics.estimates import MIN_SAMPLES
-from layergrad.statistics.metrics import label
 from layergrad.tables import FINDINGS
 
 LENGTH_CONTROLS = ("sum_loss", "log_tokens", "equal_tokens", "per_log_token")
@@ -39,7 +38,7 @@ def findings(study: Study, estimates: pl.DataFrame) -> pl.DataFrame:
         Table ESTIMATES of all its pairs.
     """
     confidence = study.statistics.confidence
-    metric = label(study.statistics.claim_metric)
+    metric = metric_label(study.statistics.claim_metric)
     rows = list(Claims(study, estimates).rows())
     tested = [_tested(row, metric, confidence) for row in rows]
     _correct(tested)
@@ -111,7 +110,7 @@ def _verdict(row: dict, source: Row, alpha: float) -> tuple[str, str]:
 
 def _mark_survival(rows: list[dict]) -> None:
     """Say of each supported raw row whether it stands under every length control."""
-    same = ("claim", "part", "model", "versus", "dataset", "projection", "control")
+    same = ("claim", "part", "model", "dataset", "projection", "control")
     controls = defaultdict(list)
     for row in rows:
         if row["variant"] in LENGTH_CONTROLS:

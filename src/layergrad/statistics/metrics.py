@@ -19,6 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
+from layergrad.config import SUM_LOSS, metric_label
 from layergrad.errors import UserError
 
 Metric = Callable[[pl.Expr], pl.Expr]
@@ -98,7 +99,6 @@ METRICS: dict[str, Metric] = {
         loss_normalised_nuclear_norm,
     )
 }
-SUM_LOSS = "sum_loss."
 
 
 def find_metric(name: str) -> Metric:
@@ -127,12 +127,6 @@ def find_metric(name: str) -> Metric:
     if name not in METRICS:
         raise UserError(f"unknown metric {name!r}; known: {', '.join(sorted(METRICS))}")
     return METRICS[name]
-
-
-def label(name: str) -> str:
-    """Return the name of a metric in tables: that of the function, for a metric of the user's."""
-    prefix = SUM_LOSS if name.startswith(SUM_LOSS) else ""
-    return prefix + name.removeprefix(SUM_LOSS).rsplit(":", 1)[-1]
 
 
 def _user_metric(file: str, function: str) -> Metric:
@@ -198,7 +192,7 @@ def _column(name: str, spectrum: pl.Expr, reduction: str) -> pl.Expr:
             f"metric {name}: must return a Polars expression of the spectrum column, returned "
             f"{type(value).__name__}"
         )
-    return rounded(defined(value)).alias(label(name))
+    return rounded(defined(value)).alias(metric_label(name))
 
 
 def defined(value: pl.Expr) -> pl.Expr:

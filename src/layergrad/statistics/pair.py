@@ -13,16 +13,28 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from layergrad.config import CORRECT, StatisticsSettings
+from layergrad.config import CORRECT, StatisticsSettings, metric_label
 from layergrad.plan import PAIR_TABLES, Plan
 from layergrad.provenance import versions, write_checksums
+from layergrad.results import inputs_of
 from layergrad.statistics.bands import BANDS
-from layergrad.statistics.bootstrap import instruction_weights, interval, weighted_means
+from layergrad.statistics.bootstrap import (
+    instruction_of,
+    instruction_weights,
+    interval,
+    weighted_means,
+)
 from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
-from layergrad.statistics.curves import Values, mad, mean_curve, relative_difference
+from layergrad.statistics.curves import (
+    Values,
+    jointly_defined,
+    mad,
+    mean_curve,
+    relative_difference,
+)
 from layergrad.statistics.effects import Effect, test
 from layergrad.statistics.estimates import Estimate, Estimator
-from layergrad.statistics.metrics import label, rounded
+from layergrad.statistics.metrics import rounded
 from layergrad.statistics.ranks import ranks_table
 from layergrad.tables import METRICS, TABLES, write_parts, write_table
 
@@ -53,7 +65,7 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
     provenance = {
         "key": plan.statistics_key(model, dataset),
         "pair": [model, dataset],
-        "inputs": {f"{c['response']}.{c['control']}": c["sha256"] for c in cells},
+        "inputs": inputs_of(cells),
         "settings": plan.study.statistics.model_dump(mode="json"),
         "versions": versions("layergrad", "numpy", "polars", "scikit-learn", "scipy"),
     }
@@ -66,7 +78,7 @@ def aggregate(plan: Plan, model: str, dataset: str, index: Path, output_dir: Pat
     )
     for name, frame in _tables(plan, model, dataset, measured).items():
         write_table(frame, TABLES[name], output_dir / f"{name}.parquet", provenance)
-    record = {"key": provenance["key"], "pair": provenance["pair"]}
+    record = {part: provenance[part] for part in ("key", "pair", "inputs")}
     write_checksums(PAIR_TABLES, output_dir, record)
 
 
@@ -91,10 +103,9 @@ def _tables(
 ) -> dict[str, pl.DataFrame]:
     """Return every table of the pair but the metrics."""
     settings = plan.study.statistics
-    names = {
-        name for cell in measured for f in (cell.samples, cell.failures) for name in f["sample_id"]
-    }
-    drawn = instruction_weights(sorted(names), settings.draws, settings.seed, dataset)
+    tables = [table for cell in measured for table in (cell.samples, cell.failures)]
+    names = pl.concat([t.select(instruction_of(pl.col("sample_id"))) for t in tables]).to_series()
+    drawn = instruction_weights(names.to_list(), settings.draws, settings.seed, dataset)
     parts: dict[str, list[pl.DataFrame]] = {name: [] for name in PAIR_TABLES if name != "metrics"}
     correct = {cell.response: cell.values for cell in measured if cell.control == CORRECT}
     for cell in measured:
@@ -191,10 +202,9 @@ def _rd(
         return {}
     wrong, correct = wrong.pick(rows), correct.pick(rows)
     weights, layers = correct.weights(drawn), correct.array.shape[1]
-    signed = relative_difference(mean_curve(wrong.array), mean_curve(correct.array))
-    draws = relative_difference(
-        weighted_means(weights, wrong.array), weighted_means(weights, correct.array)
-    )
+    first, second = jointly_defined(wrong.array, correct.array)
+    signed = relative_difference(mean_curve(first), mean_curve(second))
+    draws = relative_difference(weighted_means(weights, first), weighted_means(weights, second))
     low, high = interval(draws, correct.independent, settings.confidence)
     by_layer = _grid(layer=range(layers), projection=correct.projections, metric=correct.metrics)
     rd = by_layer.with_columns(
@@ -270,7 +280,7 @@ def estimate_rows(estimate: Estimate, model: str, dataset: str) -> pl.DataFrame:
 
 
 def _discrimination_rows(estimate: Estimate, settings: StatisticsSettings) -> pl.DataFrame:
-    scores = {"metric": label(settings.claim_metric)}
+    scores = {"metric": metric_label(settings.claim_metric)}
     rows = []
     for place, projection in enumerate(estimate.projections):
         value = low = high = None

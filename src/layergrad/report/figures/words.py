@@ -46,7 +46,7 @@ FAMILIES = {
 PARTS = {
     "1. size": "1. Fast thinking: larger gradients",
     "2. all": "2. Fast thinking: layers differ more (MAD)",
-    "2. early": "2. The excess is largest in early layers",
+    "2. early": "2. The excess is larger in early layers",
     "3. size": "3. Base models less affected than instruct",
     "4. slow": "4. Slow thinking tells wrong responses",
     "4. fast": "4. Fast thinking does not tell them",
@@ -94,11 +94,6 @@ def response_title(response: str) -> str:
 def band_title(band: str) -> str:
     """Return the name of a band of layers for people."""
     return BANDS.get(band, _plain(band))
-
-
-def projection_title(projection: str) -> str:
-    """Return the name of a projection for people."""
-    return f"{projection} projection"
 
 
 def within_sentence(title: str) -> str:

@@ -11,16 +11,16 @@ import altair as alt
 import jinja2
 import vl_convert
 
+from layergrad.config import metric_label
+from layergrad.figures import has_family, has_knowledge, tuned_families
 from layergrad.plan import CAPTIONS, Plan
-from layergrad.provenance import sealed, write_text
+from layergrad.provenance import checksums, sealed, write_text
 from layergrad.report.captions import Captions
 from layergrad.report.draw import VEGA_LITE, responses, study_table
 from layergrad.report.families import FAMILIES, LOOKS
 from layergrad.report.figures import theme, words
-from layergrad.report.names import has_family, has_knowledge, tuned_families
 from layergrad.report.page import sections
 from layergrad.report.page.numbers import claim_metric, model_data
-from layergrad.statistics.metrics import label
 
 # Above this size the numbers go into files beside the page, one a model, loaded when it is chosen.
 MOST_INLINE = 5_000_000
@@ -57,16 +57,16 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
     names = {} if inline else {name: f"{name}.{plan.page_key}.js" for name in scripts}
     folder = output.parent / "data"  # always there, so that DVC can track it
     folder.mkdir(parents=True, exist_ok=True)
-    for old in set(folder.glob("*.js")) - {folder / file for file in names.values()}:
-        old.unlink()
-    for name, file in names.items():
-        write_text(scripts[name], folder / file)
+    files = [folder / file for file in names.values()]
+    for name, file in zip(names, files, strict=True):
+        write_text(scripts[name], file)
     study = plan.study
     html = (
         environment()
         .get_template("page.html.j2")
         .render(
             key=plan.page_key,
+            checksums=as_script(checksums(files, output.parent)),
             study=study,
             words=words,
             sign=sections.sign,
@@ -87,9 +87,8 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
         )
     )
     write_text(sealed(html), output)
-    for old in folder.glob("*.js") if folder.exists() else []:
-        if old.name not in names.values():
-            old.unlink()
+    for old in set(folder.glob("*.js")) - set(files):
+        old.unlink()
 
 
 def receive(model: str, data: dict[str, Any]) -> str:
@@ -100,7 +99,7 @@ def receive(model: str, data: dict[str, Any]) -> str:
 def settings(plan: Plan, files: dict[str, str]) -> dict[str, Any]:
     """Return what the page's script needs beside the numbers."""
     study = plan.study
-    metrics = [label(metric) for metric in study.statistics.metrics]
+    metrics = [metric_label(metric) for metric in study.statistics.metrics]
     return {
         "models": {
             m.name: {
@@ -126,7 +125,7 @@ def settings(plan: Plan, files: dict[str, str]) -> dict[str, Any]:
             }
             for m in metrics
         },
-        "metric": label(study.report.metric),
+        "metric": metric_label(study.report.metric),
         "titles": words.FAMILIES,
         "looks": {name: family.look for name, family in FAMILIES.items()},
         "templates": templates(plan),

@@ -7,15 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from layergrad.config import DatasetSpec, ModelSpec
+from layergrad.config import DatasetSpec, ModelSpec, metric_label
+from layergrad.figures import PAIR_FAMILIES, has_family, has_knowledge, tuned_families
 from layergrad.plan import Plan
 from layergrad.report import facts
 from layergrad.report.captions import Captions
 from layergrad.report.draw import responses
 from layergrad.report.families import knowledge_rows, pair_rows, tuning_rows
 from layergrad.report.figures import length, words
-from layergrad.report.names import PAIR_FAMILIES, has_family, has_knowledge, tuned_families
-from layergrad.statistics.metrics import label
 
 # Rows of single samples in the page for each dataset: enough to see the cloud.
 SAMPLE_ROWS = 6000
@@ -125,7 +124,9 @@ def common(
 
 def claim_metric(plan: Plan) -> str:
     """Return the name within a sentence of the metric by which claims are tested."""
-    return words.within_sentence(words.metric_title(label(plan.study.statistics.claim_metric)))
+    return words.within_sentence(
+        words.metric_title(metric_label(plan.study.statistics.claim_metric))
+    )
 
 
 def pack(rows: pl.DataFrame) -> dict[str, Any]:
