@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from layergrad.config import Study
-from layergrad.statistics.bootstrap import instruction_weights
+from layergrad.statistics.bootstrap import instruction_of, instruction_weights
 from layergrad.statistics.curves import Values
 from layergrad.statistics.discrimination import auc, auc_draws, classifier_scores
 from layergrad.statistics.effects import Effect, benjamini_hochberg, test
@@ -290,6 +292,30 @@ def test_one_set_in_several_lengths_is_contrasted_unpaired():
     assert each["effect"] == pytest.approx(1 / np.log(200 / 3) - 0.3 / np.log(10), abs=0.06)
 
 
+def test_claim_6_names_the_datasets_that_it_used():
+    study = tiny_study(
+        models=("m",),
+        datasets=("gsm_symbolic", "other", "knowledge"),
+        extraction={"projections": ["q"]},
+    )
+    responses = {"gsm_symbolic": ["none", "detailed"], "other": ["none"]}
+    specs = [
+        spec.model_copy(update={"responses": responses.get(spec.name, ["len100", "len1000"])})
+        for spec in study.datasets
+    ]
+    study = study.model_copy(update={"datasets": specs})
+    rng, names = np.random.default_rng(2), [f"{i:04}" for i in range(20)]
+    estimators = {}
+    for spec in specs:
+        effects = {"size": dict(zip(spec.responses, (1.0, 0.0), strict=False))}
+        effects["tokens"] = dict.fromkeys(spec.responses, 50)
+        drawn = instruction_weights(names, DRAWS, 0, spec.name)
+        estimators["m", spec.name] = simulate(rng, spec.name, drawn, **effects)
+    row = verdicts(study, estimators).filter(claim=6, variant="raw").row(0, named=True)
+    assert row["versus"] == "gsm_symbolic"
+    assert "without other: the dataset has one response only" in row["reason"]
+
+
 def empty_estimates(study: Study) -> pl.DataFrame:
     return estimate_rows(
         Estimate("size", "none/detailed", "correct", "raw", ["q"], reason="no samples"),
@@ -402,6 +428,50 @@ def test_perfect_separation_is_not_certainty():
     draws = auc_draws(np.zeros(6), np.ones(6), weights, rng)
     assert 0.88 < draws.mean() < 0.96
     assert draws.std() > 0.03
+
+
+def test_two_perfect_scores_do_not_prove_each_other_equal():
+    estimator = small_estimator()
+    for response in ("none", "detailed"):
+        correct = estimator.cells[response, "correct"]
+        values = replace(correct.values, array=correct.values.array * 1e6)
+        estimator.cells[response, "irrelevant"] = replace(correct, values=values)
+    estimator = replace(estimator, wrong=["irrelevant"])
+    fast, slow = (
+        next(e for e in estimator.all() if (e.name, e.contrast, e.variant) == name)
+        for name in (("auc", "none", "metric"), ("auc", "detailed", "metric"))
+    )
+    assert fast.effect == slow.effect == [1.0]
+    difference = slow.draws - fast.draws
+    assert difference.std() > 0.01
+
+
+def test_values_that_are_not_defined_leave_the_pair_out():
+    """Without its smallest samples the mean of one side alone would rise."""
+    estimator = small_estimator()
+    fast, slow = (estimator.cells[r, "correct"] for r in ("none", "detailed"))
+    array = fast.values.array.copy()
+    array[:3] = np.nan
+    estimator.cells["none", "correct"] = replace(fast, values=replace(fast.values, array=array))
+    found = estimates_of(estimator)["size", "none/detailed", "raw"]
+    means = [np.log(cell.values.array[3:, ..., 0].mean()) for cell in (fast, slow)]
+    assert found.effect == pytest.approx([means[0] - means[1]])
+
+
+def test_an_instruction_that_is_repeated_counts_once():
+    ids = pl.DataFrame({"id": ["a1", "a1-2", "b2", "a1-13"]})
+    assert ids.select(instruction_of(pl.col("id"))).to_series().to_list() == [
+        "a1",
+        "a1",
+        "b2",
+        "a1",
+    ]
+    estimator = small_estimator()
+    for key, cell in estimator.cells.items():
+        values = replace(cell.values, instructions=["0000"] * 4 + ["0001"] * 4)
+        estimator.cells[key] = replace(cell, values=values)
+    found = estimates_of(estimator)["size", "none/detailed", "raw"]
+    assert "have 2 instructions, fewer than 5" in found.reason
 
 
 def test_classifier_never_sees_the_instruction_it_scores():

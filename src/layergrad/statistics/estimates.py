@@ -169,9 +169,8 @@ class Estimator:
         picked = [self.cells[cell].pick(sorted(rows)) for cell in cells]
         values = picked[0].values
         if values.independent < MIN_SAMPLES:
-            raise NotTestable(
-                f"{names}: {values.independent} instructions, fewer than {MIN_SAMPLES}"
-            )
+            few = f"{values.independent} instructions, fewer than {MIN_SAMPLES}"
+            raise NotTestable(f"{names} have {few}")
         arrays = jointly_defined(*(cell.values.array for cell in picked))
         defined = [
             replace(cell, values=replace(cell.values, array=array))
