@@ -13,7 +13,14 @@ from layergrad.plan import Plan
 from layergrad.report.captions import number, percent
 from layergrad.report.draw import labels, shown_control, shown_metric, study_table
 from layergrad.report.figures import words
-from layergrad.report.page.sections import main_variant, ordered_parts, overall, sign, told
+from layergrad.report.page.sections import (
+    main_variant,
+    ordered_parts,
+    overall,
+    sign,
+    survival,
+    told,
+)
 from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
 
 MOST_ROWS = 24
@@ -109,5 +116,6 @@ def claims_table(findings: pl.DataFrame) -> Table:
         style = styles.get(verdict.removeprefix("mostly "))
         shown = f"{sign(verdict)} {verdict}"
         shown = f"[{style}]{shown}[/]" if style else shown
-        table.add_row(f"{number_}. {tests['statement'][0]}", shown, told(verdicts))
+        counts = " ".join(filter(None, [f"{told(verdicts)}.", survival(tests)]))
+        table.add_row(f"{number_}. {tests['statement'][0]}", shown, counts)
     return table

@@ -8,6 +8,7 @@ import polars as pl
 from layergrad.report.figures import theme, words
 
 STATES = ["measured", "fell out"]
+ORDER = [title + cut for cut in ("", words.CUT) for title in words.RESPONSES.values()]
 
 
 def rows(samples: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
@@ -50,7 +51,7 @@ def chart(data: pl.DataFrame | alt.NamedData, datasets: list[str]) -> alt.FacetC
         .mark_bar(aria=False, stroke="white")
         .encode(
             x=alt.X("sum(count):Q", title="Samples", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("response:N", title=None, sort=list(words.RESPONSES.values())),
+            y=alt.Y("response:N", title=None, sort=ORDER),
             color=alt.Color(
                 "state:N",
                 title="Samples",
@@ -66,6 +67,8 @@ def chart(data: pl.DataFrame | alt.NamedData, datasets: list[str]) -> alt.FacetC
         )
         .properties(width=190, height=alt.Step(22))
     )
-    return bars.facet(
-        facet=alt.Facet("dataset:N", title=None, sort=datasets), columns=3, data=data
-    ).resolve_scale(y="independent")
+    return (
+        bars.facet(facet=alt.Facet("dataset:N", title=None, sort=datasets), columns=3, data=data)
+        .resolve_scale(y="independent")
+        .resolve_axis(x="independent")
+    )

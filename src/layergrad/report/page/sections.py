@@ -152,6 +152,7 @@ def claim(plan: Plan, tests: pl.DataFrame) -> dict[str, Any]:
         "verdict": overall(tests.filter(variant=main)["verdict"].to_list()),
         "told": told(tests.filter(variant=main)["verdict"].to_list()),
         "way": words.VARIANTS.get(main, main),
+        "survival": survival(tests),
         "others": [
             (
                 words.VARIANTS.get(variant, variant),
@@ -196,6 +197,16 @@ def told(verdicts: list[str]) -> str:
     """Return the verdicts counted, in words."""
     counts = Counter(verdicts)
     return ", ".join(f"{counts[v]} {v}" for v in words.VERDICTS if counts[v])
+
+
+def survival(tests: pl.DataFrame) -> str:
+    """Return how many supported tests stand with length taken out; nothing if none can be asked."""
+    found = Counter(tests["survives"].drop_nulls())
+    if not found:
+        return ""
+    total, told = found.total(), {"yes": "stand", "no": "fall", "unclear": "stay open"}
+    parts = [f"{found[verdict]} {told[verdict]}" for verdict in told if found[verdict]]
+    return f"With length taken out, of {total} supported {', '.join(parts)}."
 
 
 def signs(verdicts: list[str]) -> str:
