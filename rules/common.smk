@@ -101,16 +101,28 @@ def not_from_the_future(path):
     return path
 
 
+def refuse_to_write_in_vain(path):
+    """Stop before the first job if a result that is to be made may not be written."""
+    folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not os.access(folder, os.W_OK):
+        sys.exit(
+            f"layergrad: {os.path.relpath(folder)} may not be written, but {path} is to be made: "
+            "check the permissions of the folder, or whether its disk is mounted read-only"
+        )
+
+
 def needs(results, complete, **inputs):
     """Return the named inputs of a job that makes `results`: none if they are `complete`.
 
-    Unless the user forces jobs, whose order the inputs then say. A result that is there but not complete (outdated, or short of a file it names) would count as
-    done; START, newer than any result, makes its job run.
+    Unless the user forces jobs, whose order the inputs then say. A result that is there but not
+    complete (outdated, or short of a file it names) would count as done; START, newer than any
+    result, makes its job run.
     """
     refuse_other_triggers()
     if complete:
         return inputs if forced() else {}
     for path in results:
+        refuse_to_write_in_vain(path)
         not_from_the_future(path)
     for paths in inputs.values():
         for path in paths if isinstance(paths, list) else [paths]:

@@ -237,7 +237,9 @@ def test_results_that_may_not_be_written(edited, undisturbed):
         done = edited.run(STATISTICS, status=1)
     finally:
         subprocess.run(["umount", store], check=True)
-    assert "Read-only file system" in done.output
+    assert "data/spectra/tiny-qwen may not be written" in done.output
+    assert "mounted read-only" in done.output and "Traceback" not in done.output
+    assert done.jobs == {}
     assert statistics(edited) != statistics(undisturbed)
     edited.run(STATISTICS)
     assert statistics(edited) == statistics(undisturbed)
