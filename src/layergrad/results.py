@@ -188,10 +188,12 @@ def describe(plan: Plan) -> str:
     models = [plan.model_file(model.name) for model in plan.study.models]
     datasets = [plan.dataset_file(dataset.name) for dataset in plan.study.datasets]
     cells = [plan.cell_file(cell) for cell in plan.all_cells]
+    equal = [plan.cell_file(cell) for pair in pairs for cell in plan.equal_cells(*pair)]
     lines = [
         ("models", len(models), sum(map(is_model_made, models))),
         ("datasets", len(datasets), sum(map(is_made, datasets))),
         ("cells", len(cells), sum(map(is_made, cells))),
+        ("cells at equal length", len(equal), sum(map(is_made, equal))),
         ("jobs of spectra", len(spectra), sum(map(is_spectra_made, spectra))),
         ("jobs of statistics", len(pairs), sum(_has_statistics(plan, *pair) for pair in pairs)),
         ("figures", len(plan.figures), sum(_is_drawn(plan, name) for name in plan.figures)),

@@ -206,7 +206,7 @@ def survival(tests: pl.DataFrame) -> str:
         return ""
     total, told = found.total(), {"yes": "stand", "no": "fall", "unclear": "stay open"}
     parts = [f"{found[verdict]} {told[verdict]}" for verdict in told if found[verdict]]
-    return f"With length taken out, of {total} supported {', '.join(parts)}."
+    return f"With length taken out, of {total} supported tests {', '.join(parts)}."
 
 
 def signs(verdicts: list[str]) -> str:
