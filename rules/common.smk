@@ -136,7 +136,8 @@ def raw_files(dataset):
 
 
 def say_where_spectra_are_computed():
-    if workflow.local_exec and not lease.pool():
+    missing = not all(is_spectra_made(PLAN.spectra_file(*pair)) for pair in PLAN.pairs)
+    if missing and workflow.local_exec and not lease.pool():
         print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
 
 
@@ -149,8 +150,19 @@ def say_what_was_found():
         print(f"The report: {page.resolve()}", file=sys.stderr)
 
 
+def validated_plan():
+    """Return the plan of the study; stop if a file that its keys depend on is missing."""
+    plan = Plan(STUDY)
+    try:
+        for pair in plan.pairs:
+            plan.statistics_key(*pair)
+    except UserError as error:
+        sys.exit(f"layergrad: {error}")
+    return plan
+
+
 STUDY = validated_study()
-PLAN = Plan(STUDY)
+PLAN = validated_plan()
 STUDY_FILE = study_file()
 TABLES = list(TABLE_FILES)
 START = start_of_run()

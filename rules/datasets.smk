@@ -66,4 +66,5 @@ rule audit:
         "Audit the datasets"
     shell:
         "python -m layergrad audit --study {params.study} --key {params.key}"
-        " {params.samples} {params.receipts} --output {output} 2>&1 | tee {log}"
+        " {params.samples} {params.receipts} --output {output} > {log} 2>&1"
+        " || (cat {log} >&2; exit 1)"

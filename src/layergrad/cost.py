@@ -208,6 +208,6 @@ def _notes(cost: Cost) -> list[str]:
     if failed:
         notes.append(f"Samples that could not be measured, in done and failed cells: {failed}.")
     if cost.absent:
-        notes.append(f"Data that are not there yet, of {len(cost.absent)} datasets:")
+        notes.append(f"Data that cannot be read yet, of {len(cost.absent)} datasets:")
         notes += [f"  {next(iter(cost.absent.values()))}"]
     return notes

@@ -371,6 +371,10 @@ def model_source(spec: ModelSpec) -> dict[str, Any]:
     """Return what decides a model's weights and tokenizer."""
     source = spec.source.model_dump(mode="json")
     if isinstance(spec.source, LocalModel):
+        if not (Path(spec.source.path).exists() or Path(f"{spec.source.path}.dvc").exists()):
+            raise UserError(
+                f"model {spec.name}: {spec.source.path}: no such folder; check the path"
+            )
         return {"kind": "path", "content": content_hash(spec.source.path)}
     return source
 

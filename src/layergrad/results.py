@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from layergrad.config import metric_label
+from layergrad.config import CUT, metric_label
 from layergrad.errors import UserError
 from layergrad.plan import TABLE_FILES, Plan
 from layergrad.provenance import (
@@ -80,6 +80,19 @@ def _files(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the files of a cell's entry, each with its sha256."""
     yield cell["spectra"], cell["sha256"]
     yield cell["failures"], cell["failures_sha256"]
+
+
+def remove_other_figures(plan: Plan) -> None:
+    """Delete the figures, with their files, of another study that was run in this folder.
+
+    They cost seconds, and DVC would record them as results of this one. What did not come from
+    here is left alone.
+    """
+    for spec in Path("reports/figures").glob("*.json"):
+        drawn = (read_json(spec) or {}).get("usermeta", {}).get("figure") == spec.stem
+        if drawn and spec.stem not in plan.figures:
+            for file in plan.figure_files(spec.stem):
+                Path(file).unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------- manifest
@@ -153,7 +166,7 @@ def write_measures(plan: Plan, path: str | Path) -> None:
     import polars as pl
 
     metric = metric_label(plan.study.report.metric)
-    chosen = pl.col("metric") == metric
+    chosen = (pl.col("metric") == metric) & ~pl.col("response").str.ends_with(CUT)
     cell = ["model", "dataset", "response", "control", "projection"]
     means = (
         pl.read_parquet("data/statistics/curves.parquet")
@@ -249,7 +262,7 @@ def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> No
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise UserError(
             f"these results are not those of the study:\n{shown}{more}\n"
-            "nothing was recorded; delete what is damaged and run `snakemake` again"
+            "nothing was recorded; delete what is damaged and run `snakemake` with this study"
         )
 
 

@@ -352,7 +352,7 @@ def read_table(path: str | Path, table: Table) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); "
-            "delete it and run the workflow again"
+            "if the workflow wrote it, delete it and run again"
         ) from None
     if dict(frame.schema) != {n: _instance(d) for n, d in table.schema.items()}:
         raise UserError(

@@ -102,7 +102,7 @@ def test_the_paper_is_estimated_without_its_data(tmp_path, monkeypatch):
     cost = Cost(Plan(study))
     assert [model.missing for model in cost.models] == [56] * 10
     assert 10 < sum(model.hours for model in cost.models) < 200
-    assert "Data that are not there yet, of 13 datasets" in describe_cost(cost)
+    assert "Data that cannot be read yet, of 13 datasets" in describe_cost(cost)
 
 
 def test_command_prints_cells_and_jobs(monkeypatch):

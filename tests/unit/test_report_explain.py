@@ -8,6 +8,7 @@ import pytest
 
 from layergrad.errors import UserError
 from layergrad.plan import Plan
+from layergrad.provenance import read_json, write_json
 from layergrad.report.draw import draw
 from layergrad.report.explain import explain, flat
 from tests.unit.test_report_figures import measured
@@ -73,8 +74,27 @@ def test_every_kind_of_file_is_known(plan):
 
 def test_files_of_another_study_are_named_so(plan):
     small = plan.study.model_copy(update={"datasets": plan.study.datasets[1:]})
-    text = told(Plan(small), plan.spectra_file("tiny-base", "gsm_symbolic"))
-    assert "not in the study" in text
+    for file in (
+        plan.spectra_file("tiny-base", "gsm_symbolic"),
+        plan.checksums_file("tiny-base", "gsm_symbolic"),
+    ):
+        assert "not in the study" in told(Plan(small), file)
+
+
+def test_an_outdated_file_tells_of_itself_not_of_what_the_study_has_now(plan):
+    more = Plan(plan.study.model_copy(update={"samples": plan.study.samples + 1}))
+    index = plan.spectra_file("tiny-base", "gsm_symbolic")
+    record = read_json(index)
+    sums = [cell["sha256"] for cell in record["cells"]]
+    other = more.spectra_file("tiny-base", "gsm_symbolic")
+    write_json({"key": more.spectra_key("tiny-base", "gsm_symbolic"), "cells": []}, other)
+    text = told(more, index)
+    assert "outdated: it records" in text
+    assert all(sum_ in text for sum_ in sums)
+    text = told(more, plan.statistics_file("tiny-base", "gsm_symbolic", "mad"))
+    assert "outdated" in text
+    assert all(sum_ in text for sum_ in sums)
+    assert other not in text
 
 
 def test_other_files_are_refused(plan):

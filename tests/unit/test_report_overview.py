@@ -40,7 +40,8 @@ def test_means_and_claims_are_printed(plan):
     (line,) = (line for line in text.splitlines() if "None (fast)" in line)
     assert number(mean) in line
     assert "1. Fast thinking gives larger gradients than slow thinking" in text
-    assert "With length taken out, of" in text
+    assert "supported as measured" in text
+    assert "with length taken out" in text
     assert "59 samples measured, 1 fell out." in text
 
 

@@ -70,10 +70,12 @@ def page(
     """Write the report: one page that works offline."""
     from layergrad.plan import check_key
     from layergrad.report.page import write_page
+    from layergrad.results import remove_other_figures
 
     plan = plan_of(study)
     check_key("report", plan.page_key, key)
     write_page(plan, output, statistics)
+    remove_other_figures(plan)
 
 
 @app.command()

@@ -114,6 +114,7 @@ def extract(
     from layergrad.config import ExtractionSettings, RuntimeSettings
     from layergrad.errors import UserError
     from layergrad.spectra.single import extract_file, single_study
+    from layergrad.spectra.store import failures_file
 
     quiet_libraries()
     settings = {
@@ -136,6 +137,10 @@ def extract(
         raise UserError("\n".join(["these options are not valid:", *faults])) from None
     counts = extract_file(study, output, limit)
     typer.echo(f"{output}: {counts['samples']} samples, {counts['failed']} failed", err=True)
+    if counts["failed"]:
+        typer.echo(f"{failures_file(output)}: why they failed", err=True)
+    if counts["has_template"] and not chat:
+        typer.echo("the model has a chat template, which was not used: --chat uses it", err=True)
 
 
 @app.command()

@@ -126,7 +126,7 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
 def _rows(path: Path) -> Iterator[Any]:
     if not path.exists():
         pointer = Path(f"{path}.dvc")
-        hint = "run `dvc pull`" if pointer.exists() else "check the path in the configuration"
+        hint = "run `dvc pull`" if pointer.exists() else "check the path"
         raise UserError(f"{path}: no such file; {hint}")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)

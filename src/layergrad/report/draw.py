@@ -91,7 +91,9 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame,
         subtitle = subtitle_of(study, members, study.dataset(dataset).label, control)
     else:
         rows = pair_rows(frame, figure.family, model, dataset)
-        subtitle = subtitle_of(study, [model], study.dataset(dataset).label, control)
+        compared = figure.family in {"rd", "auc"}
+        which = f"{control} against correct" if compared else control
+        subtitle = subtitle_of(study, [model], study.dataset(dataset).label, which)
     rows = chosen(rows, metric=metric, control=control)
     if figure.family == "spectra":
         rows = rows.filter(band=words.band_title("all"))
@@ -195,11 +197,10 @@ def labels(study: Study) -> dict[str, str]:
     return {spec.name: spec.label for spec in (*study.models, *study.datasets)}
 
 
-def subtitle_of(study: Study, models: list[str], dataset: str, control: str) -> list[str]:
-    """Return the lines under a title: what is shown, and the models' notes."""
+def subtitle_of(study: Study, models: list[str], dataset: str, which: str) -> list[str]:
+    """Return the lines under a title: which responses are shown, and the models' notes."""
     specs = [study.model(model) for model in models]
-    compared = f"{control} against correct" if control != "correct" else "correct"
-    shown = f"{' and '.join(m.label for m in specs)} on {dataset}, {compared} responses"
+    shown = f"{' and '.join(m.label for m in specs)} on {dataset}, {which} responses"
     return [shown, *(line for spec in specs for line in note_lines(spec))]
 
 

@@ -36,6 +36,8 @@ class Node:
             return "missing"
         if self.recorded == self.planned:
             return "current"
+        if self.planned is None:
+            return "not in the study; name the study it belongs to with --study"
         return f"outdated: it records {self.recorded}, the study asks for {self.planned}"
 
     def lines(self, depth: int = 0) -> Iterator[str]:
@@ -148,17 +150,28 @@ def _statistics(plan: Plan, model: str, dataset: str) -> Node:
 
 def _pair_table(plan: Plan, path: str, model: str, pair: str) -> Node:
     dataset, _, key = pair.partition(".")
-    if (model, dataset) in plan.pairs:
-        node = _statistics(plan, model, dataset)
-        node.path, node.recorded = path, recorded_key(path)
-        return node
-    return Node(f"statistics of {model} on {dataset}, not in the study", path, key, None)
+    recorded = recorded_key(path)
+    if (model, dataset) not in plan.pairs:
+        return Node(f"statistics of {model} on {dataset}, not in the study", path, key, None)
+    node = _statistics(plan, model, dataset)
+    if recorded != node.planned:  # made of something else than what the study is made of now
+        inputs = (read_provenance(path) or {}).get("inputs", {})
+        node.sources = []
+        node.told = [f"made of {cell}: sha256 {sum_}" for cell, sum_ in inputs.items()]
+    node.path, node.recorded = path, recorded
+    return node
 
 
 def _spectra(plan: Plan, model: str, dataset: str) -> Node:
-    path = plan.spectra_file(model, dataset)
-    index = read_json(path) or {}
     planned = plan.spectra_key(model, dataset)
+    node = _read_index(plan.spectra_file(model, dataset), model, dataset, planned)
+    node.sources = [_dataset(plan, dataset), _model(plan, model)]
+    return node
+
+
+def _read_index(path: str, model: str, dataset: str, planned: str | None) -> Node:
+    """Return the node of an index of spectra, with what the index itself says."""
+    index = read_json(path) or {}
     node = Node(f"spectra of {model} on {dataset}", path, index.get("key"), planned)
     cells = index.get("cells", [])
     if cells:
@@ -168,17 +181,16 @@ def _spectra(plan: Plan, model: str, dataset: str) -> Node:
         made = (read_provenance(cells[0]["spectra"]) or {}).get("made", {})
         node.told += [f"measured with {flat(made)}"] if made else []
         node.told += _date(cells[0]["spectra"])
-    node.sources = [_dataset(plan, dataset), _model(plan, model)]
     return node
 
 
 def _index(plan: Plan, path: str, model: str, name: str) -> Node:
-    dataset, _, key = name.partition(".")
-    if (model, dataset) in plan.pairs:
-        node = _spectra(plan, model, dataset)
-        node.path, node.recorded = path, (read_json(path) or {}).get("key")
-        return node
-    return Node(f"spectra of {model} on {dataset}, not in the study", path, key, None)
+    dataset = name.partition(".")[0]
+    known = (model, dataset) in plan.pairs
+    if known and path == plan.spectra_file(model, dataset):
+        return _spectra(plan, model, dataset)
+    planned = plan.spectra_key(model, dataset) if known else None
+    return _read_index(path, model, dataset, planned)
 
 
 def _cell(plan: Plan, path: str, model: str, dataset: str, response: str, control: str) -> Node:
@@ -200,10 +212,17 @@ def _cell(plan: Plan, path: str, model: str, dataset: str, response: str, contro
 
 
 def _dataset(plan: Plan, name: str, path: str | None = None) -> Node:
+    if name not in {spec.name for spec in plan.study.datasets}:
+        recorded = (read_provenance(path) or {}).get("key")
+        return Node(f"dataset {name}", path, recorded, None)
     spec = plan.study.dataset(name)
     path = path or plan.dataset_file(name)
     recorded = read_provenance(path) or {}
     node = Node(f"dataset {name}", path, recorded.get("key"), plan.dataset_key(name))
+    if node.recorded not in (None, node.planned):
+        source = recorded.get("dataset", {}).get("source", {})
+        node.told = [f"source, as it was: {flat(source)}"]
+        return node
     node.told = [f"source: {flat(spec.source.model_dump(mode='json', exclude={'columns'}))}"]
     if isinstance(spec.source, FilesSource):
         node.told += [f"raw file {f}: md5 {content_hash(f)}" for f in sorted(source_files(spec))]
@@ -217,6 +236,8 @@ def _dataset_file(plan: Plan, path: str, name: str) -> Node:
 
 
 def _model(plan: Plan, name: str, path: str | None = None) -> Node:
+    if name not in {spec.name for spec in plan.study.models}:
+        return Node(f"model {name}", path, (read_json(path) or {}).get("key"), None)
     path = path or plan.model_file(name)
     receipt = read_json(path) or {}
     node = Node(f"model {name}", path, receipt.get("key"), plan.model_key(name))

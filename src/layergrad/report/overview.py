@@ -18,7 +18,7 @@ from layergrad.report.page.sections import (
     ordered_parts,
     overall,
     sign,
-    survival,
+    stands,
     told,
 )
 from layergrad.tables import CURVES, FINDINGS, MAD, RD, SAMPLES
@@ -116,6 +116,7 @@ def claims_table(findings: pl.DataFrame) -> Table:
         style = styles.get(verdict.removeprefix("mostly "))
         shown = f"{sign(verdict)} {verdict}"
         shown = f"[{style}]{shown}[/]" if style else shown
-        counts = " ".join(filter(None, [f"{told(verdicts)}.", survival(tests)]))
-        table.add_row(f"{number_}. {tests['statement'][0]}", shown, counts)
+        if told_apart := stands(tests):
+            shown += f" as measured,\n{told_apart}"
+        table.add_row(f"{number_}. {tests['statement'][0]}", shown, told(verdicts))
     return table

@@ -80,9 +80,11 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> alt.FacetChart:
     rows = module.rows(whole(frame))
     if figure.family == "curves":
         chart = paper.chart(rows, labels, title)
+        which = " and ".join(words.in_order(rows["control"], ["correct"]))
     else:
         chart = rd.chart(rows.filter(control=control), labels, title)
-    subtitle = subtitle_of(study, [model], study.dataset(dataset).label, control)
+        which = f"{control} against correct"
+    subtitle = subtitle_of(study, [model], study.dataset(dataset).label, which)
     return titled(chart, words.FAMILIES[figure.family].format(metric=title), subtitle)
 
 
@@ -133,12 +135,14 @@ def as_latex(plan: Plan, figure: Figure, table: pl.DataFrame) -> str:
     for dataset in plan.study.datasets:
         blocks.setdefault(tuple(plan.study.variants_of(dataset)), []).append(dataset.name)
     lines = [
-        f"% layergrad, key {plan.paper_key(figure.name)}",
+        f"% layergrad, key {plan.paper_key(figure.name)}; needs \\usepackage{{booktabs}}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{tex(' '.join([caption, spec.note]).strip())}}}",
+        rf"\label{{tab:{figure.name}}}",
     ]
-    for variants, datasets in blocks.items():
+    for place, (variants, datasets) in enumerate(blocks.items()):
+        lines += [r"\par\medskip"] if place else []
         lines += tabular(plan, table, list(variants), datasets)
     return "\n".join([*lines, r"\end{table}", ""])
 

@@ -65,7 +65,7 @@ def single_study(
     )
 
 
-def extract_file(study: Study, output: str | Path, limit: int | None = None) -> dict[str, int]:
+def extract_file(study: Study, output: str | Path, limit: int | None = None) -> dict[str, Any]:
     """Measure the samples of a single study in the order of the file.
 
     Interrupted, it goes on where it stopped: finished batches wait in a folder beside `output`.
@@ -73,7 +73,7 @@ def extract_file(study: Study, output: str | Path, limit: int | None = None) -> 
     Returns
     -------
     dict
-        Counts: ``samples``, ``failed``.
+        Counts ``samples`` and ``failed``, and whether the tokenizer ``has_template``.
     """
     plan = Plan(study)
     model, dataset = plan.pairs[0]
@@ -89,7 +89,11 @@ def extract_file(study: Study, output: str | Path, limit: int | None = None) -> 
     cell = Cell(model, dataset, RESPONSE, CONTROL)
     write_cells(plan, [cell], tokens, failed, store, run, {cell: str(output)})
     store.remove()
-    return {"samples": rows.height, "failed": len(tokens.failures) + len(failed)}
+    return {
+        "samples": rows.height,
+        "failed": len(tokens.failures) + len(failed),
+        "has_template": bool(encoder.tokenizer.chat_template),
+    }
 
 
 def _rows(study: Study, limit: int | None) -> pl.DataFrame:

@@ -108,7 +108,10 @@ def load_table(
             recorded = recorded_key(file)
             if recorded != key:
                 state = "missing" if recorded is None else f"of another study (key {recorded})"
-                raise UserError(f"{Path(file).absolute()}: {state}; run `snakemake` first")
+                raise UserError(
+                    f"{Path(file).absolute()}: {state}; run `snakemake` first (another study than "
+                    "config.yaml: `snakemake --configfile STUDY`, `load(..., study=STUDY)`)"
+                )
         paths = [Path(file).absolute() for file in files]
     frame = scan_table(paths, TABLES[table])
     return frame if lazy else frame.collect()

@@ -47,6 +47,7 @@ def chart(data: pl.DataFrame | alt.NamedData, responses: list[str]) -> alt.Facet
         title=None,
         sort=[*words.PROJECTIONS, *BASELINES.values()],
         scale=alt.Scale(padding=0.25),
+        axis=alt.Axis(grid=True, tickBand="extent", ticks=False),
     )
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f")
     names = {"response:N": "Response", "panel:N": "Score", "projection:N": "Projection"}

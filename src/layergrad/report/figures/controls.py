@@ -66,7 +66,7 @@ def chart(data: pl.DataFrame | alt.NamedData) -> alt.FacetChart:
     verdicts = list(words.VERDICTS)
     x = {
         "title": "Effect, in half-widths",
-        "scale": alt.Scale(type="symlog", constant=1),
+        "scale": alt.Scale(type="symlog", constant=1, padding=8),
         "axis": alt.Axis(values=[-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]),
     }
     shown = {"title": "The claim is", "legend": alt.Legend(symbolOpacity=1)}

@@ -48,6 +48,6 @@ def chart(
     log
         Logarithmic vertical axis: equal distances are equal ratios.
     """
-    axis = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
+    axis = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis(log)}
     tooltip = told({**PER_RESPONSE, "layer:Q": "Layer"}, "mean", metric, ".4~g")
     return positive(lines(data, responses, theme.layer_axis(relative), "mean", axis, tooltip), log)

@@ -57,7 +57,7 @@ def chart(data: pl.DataFrame | alt.NamedData, metric: str, *, log: bool = True) 
         Logarithmic axes.
     """
     chosen = alt.selection_point(name="chosen", fields=["task"], bind="legend")
-    y = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
+    y = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis(log)}
     shown = {"title": "Task", "legend": alt.Legend(symbolOpacity=1)}
     faint = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.1))
     colour = alt.Color(
@@ -68,7 +68,7 @@ def chart(data: pl.DataFrame | alt.NamedData, metric: str, *, log: bool = True) 
             "tokens:Q",
             title="Response tokens, median",
             scale=theme.scale(log),
-            axis=theme.count_axis(),
+            axis=theme.count_axis(log),
         ),
         color=colour,
         opacity=faint,

@@ -46,13 +46,14 @@ def chart(
         title="Projection",
         sort=list(words.PROJECTIONS),
         scale=alt.Scale(padding=0.25),
+        axis=alt.Axis(grid=True, tickBand="extent", ticks=False),
     )
     figure = dots(
         data,
         responses,
         y,
         "value",
-        {"title": title, "scale": theme.scale(log, zero=True), "axis": theme.value_axis()},
+        {"title": title, "scale": theme.scale(log, zero=True), "axis": theme.value_axis(log)},
         told({**PER_RESPONSE, "band:N": "Layers"}, "value", title, ".4~g"),
         alt.Facet("band:N", title=None, sort=list(words.BANDS.values())),
         columns=4,

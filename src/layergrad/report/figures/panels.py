@@ -86,7 +86,7 @@ def lines(
     line = base.mark_line(aria=False).encode(
         y=alt.Y(f"{value}:Q", **y),
         color=marks["color"],
-        strokeDash=dash or marks["strokeDash"],
+        strokeDash=dash or theme.dashes(responses),
         opacity=faint.then(alt.value(1)).otherwise(alt.value(0.15)),
     )
     points = (

@@ -33,7 +33,7 @@ def chart(rows: pl.DataFrame, responses: list[str], metric: str) -> alt.FacetCha
                 "projection:N", title="Projection", scale=theme.named(theme.COLOURS, projections)
             ),
             strokeDash=alt.StrokeDash(
-                "control:N", title="Response", scale=theme.named(theme.DASHES, controls)
+                "control:N", title="Control", scale=theme.named(theme.DASHES, controls)
             ),
         )
         .properties(width=210, height=170)

@@ -38,8 +38,8 @@ def chart(
     log
         Logarithmic axes.
     """
-    x = alt.X("rank:Q", title="Rank", scale=theme.scale(log), axis=theme.count_axis())
-    axis = {"title": "Singular value", "scale": theme.scale(log), "axis": theme.value_axis()}
+    x = alt.X("rank:Q", title="Rank", scale=theme.scale(log), axis=theme.count_axis(log))
+    axis = {"title": "Singular value", "scale": theme.scale(log), "axis": theme.value_axis(log)}
     names = {**PER_RESPONSE, "rank:Q": "Rank"}
     tooltip = told(names, "mean", "Singular value, mean", ".4~g")
     return positive(lines(data, responses, x, "mean", axis, tooltip, hover="rank"), log)

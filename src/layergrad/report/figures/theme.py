@@ -73,7 +73,7 @@ CONFIG: dict[str, Any] = {
 
 
 def by_response(responses: list[str]) -> dict[str, Any]:
-    """Return the encodings that tell responses apart: colour, and dash and shape as well.
+    """Return the encodings that tell responses apart: colour, and shape as well.
 
     Parameters
     ----------
@@ -83,9 +83,18 @@ def by_response(responses: list[str]) -> dict[str, Any]:
     shown = {"title": "Response", "legend": alt.Legend(symbolOpacity=1)}
     return {
         "color": alt.Color("response:N", scale=named(COLOURS, responses), **shown),
-        "strokeDash": alt.StrokeDash("response:N", scale=named(DASHES, responses), **shown),
         "shape": alt.Shape("response:N", scale=named(SHAPES, responses), **shown),
     }
+
+
+def dashes(responses: list[str]) -> alt.StrokeDash:
+    """Return the dashes that tell the lines of responses apart, without a legend.
+
+    A legend of colours with the same domain would draw them around its marks: hence backwards.
+    """
+    scale = named(DASHES, responses)
+    backwards = alt.Scale(domain=scale.domain[::-1], range=scale.range[::-1])
+    return alt.StrokeDash("response:N", scale=backwards, legend=None)
 
 
 def hovered(field: str) -> alt.Parameter:
@@ -95,17 +104,29 @@ def hovered(field: str) -> alt.Parameter:
     )
 
 
-def value_axis() -> alt.Axis:
-    """Return the axis of a metric: plain numbers where people would write them, else powers."""
+# Place of a tick's first digit in [1, 2, 5], -1 if it is another; 1.0001 is for rounding errors.
+ROUND = (
+    "indexof([1, 2, 5], "
+    "round(abs(datum.value) / pow(10, floor(log(1.0001 * abs(datum.value)) / LN10))))"
+)
+
+
+def value_axis(log: bool = False) -> alt.Axis:
+    """Return the axis of a metric: plain numbers where people would write them, else powers.
+
+    On a logarithmic one only 1, 2 and 5 of each power of ten are told.
+    """
     plain, power = "format(datum.value, ',.6~f')", "format(datum.value, '.2~e')"
     size = "abs(datum.value)"
     far = f"{size} > 0 && ({size} < 1e-4 || {size} >= 1e6)"
-    return alt.Axis(labelExpr=f"{far} ? {power} : {plain}", tickCount=6)
+    told = f"{far} ? {power} : {plain}"
+    return alt.Axis(labelExpr=f"{ROUND} < 0 ? '' : {told}" if log else told, tickCount=6)
 
 
-def count_axis() -> alt.Axis:
-    """Return the axis of something counted: whole numbers alone are told."""
-    return alt.Axis(labelExpr="datum.value % 1 ? '' : format(datum.value, ',d')", tickCount=6)
+def count_axis(log: bool = False) -> alt.Axis:
+    """Return the axis of something counted: whole numbers alone are told, as :func:`value_axis`."""
+    unwanted = f"datum.value % 1 || {ROUND} < 0" if log else "datum.value % 1"
+    return alt.Axis(labelExpr=f"{unwanted} ? '' : format(datum.value, ',d')", tickCount=6)
 
 
 def scale(log: bool, zero: bool = False) -> alt.Scale:

@@ -53,7 +53,7 @@ def chart(
     log
         Logarithmic vertical axis.
     """
-    axis = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis()}
+    axis = {"title": metric, "scale": theme.scale(log), "axis": theme.value_axis(log)}
     names = {"model:N": "Model", **PER_RESPONSE, "layer:Q": "Layer"}
     figure = lines(
         data,

@@ -106,7 +106,8 @@ const layergrad = (() => {
 
   function subject(family, choice) {
     const control = controlOf(family, choice);
-    const compared = control === "correct" ? "correct" : `${control} against correct`;
+    const against = control !== "correct" && (family === "rd" || family === "auc");
+    const compared = against ? `${control} against correct` : control;
     const names = family === "tuning" ? familyOf(choice) : [choice.model];
     const model = names.map((name) => settings.models[name].label).join(" and ") || "No models";
     const dataset = family === "knowledge" ? "all datasets" : settings.datasets[choice.dataset].label;

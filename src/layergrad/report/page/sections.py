@@ -153,6 +153,7 @@ def claim(plan: Plan, tests: pl.DataFrame) -> dict[str, Any]:
         "told": told(tests.filter(variant=main)["verdict"].to_list()),
         "way": words.VARIANTS.get(main, main),
         "survival": survival(tests),
+        "stands": stands(tests),
         "others": [
             (
                 words.VARIANTS.get(variant, variant),
@@ -207,6 +208,16 @@ def survival(tests: pl.DataFrame) -> str:
     total, told = found.total(), {"yes": "stand", "no": "fall", "unclear": "stay open"}
     parts = [f"{found[verdict]} {told[verdict]}" for verdict in told if found[verdict]]
     return f"With length taken out, of {total} supported tests {', '.join(parts)}."
+
+
+def stands(tests: pl.DataFrame) -> str:
+    """Return in a few words whether supported tests stand with length taken out."""
+    found = set(tests["survives"].drop_nulls())
+    if not found:
+        return ""
+    if found == {"yes"}:
+        return "also with length taken out"
+    return "in part with length taken out" if "yes" in found else "not with length taken out"
 
 
 def signs(verdicts: list[str]) -> str:
