@@ -8,6 +8,8 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
+from layergrad.report.figures import theme
+
 RESULTS = Path(__file__).parent / "results" / "llama-3.1-8b.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "speed.svg"
 LABELS = {"float32": "float32", "tf32": "TF32", "bfloat16": "bfloat16"}
@@ -38,7 +40,7 @@ def chart(table: pl.DataFrame, device: str) -> alt.Chart:
                   axis=alt.Axis(values=[0.001, 0.01, 0.1, 1, 10, 100, 1000], format="~g")),
             alt.Color("line:N", title=None, sort=LINES,
                       scale=alt.Scale(domain=LINES, range=["#b5482a", "#0b6fa4", "#6b7280"])),
-            alt.StrokeDash("line:N", title=None, sort=LINES, scale=alt.Scale(domain=LINES)),
+            theme.dashes(LINES, "line"),
         )
     )  # fmt: skip
     return (

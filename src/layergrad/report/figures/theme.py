@@ -87,14 +87,14 @@ def by_response(responses: list[str]) -> dict[str, Any]:
     }
 
 
-def dashes(responses: list[str]) -> alt.StrokeDash:
-    """Return the dashes that tell the lines of responses apart, without a legend.
+def dashes(names: list[str], field: str = "response") -> alt.StrokeDash:
+    """Return the dashes that tell the lines of some names apart, without a legend.
 
     A legend of colours with the same domain would draw them around its marks: hence backwards.
     """
-    scale = named(DASHES, responses)
+    scale = named(DASHES, names)
     backwards = alt.Scale(domain=scale.domain[::-1], range=scale.range[::-1])
-    return alt.StrokeDash("response:N", scale=backwards, legend=None)
+    return alt.StrokeDash(f"{field}:N", scale=backwards, legend=None)
 
 
 def hovered(field: str) -> alt.Parameter:
