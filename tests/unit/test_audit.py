@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from layergrad.cli import app
-from layergrad.datasets.audit import MEASURES, audit, audit_tokens, wide
+from layergrad.datasets.audit import MEASURES, audit, audit_tokens, problems, wide
 from layergrad.datasets.build import build_dataset
 from layergrad.datasets.sentences import doubled_punctuation, fragments
 from layergrad.errors import UserError
@@ -148,6 +148,13 @@ class Characters:
         return Encoded(tuple(map(ord, ids[: self.max_length])), start, len(ids))
 
 
+def test_what_should_not_be_is_told_line_by_line():
+    found = problems(audit(table({"correct": RIGHT, "irrelevant": WRONG})))
+    assert "d none.correct: 1 rows whose instruction occurred before" in found
+    assert "d simplified.irrelevant: 1 rows with punctuation after punctuation" in found
+    assert not any("line breaks" in line for line in found)
+
+
 def test_tokens_are_counted_per_model():
     entries = [
         ("q0", "no", "short"),
@@ -178,6 +185,7 @@ def test_command_writes_and_prints(tmp_path):
     written = read_table(output, AUDIT)
     assert set(written["measure"]) <= set(MEASURES)
     assert wide(written).height == 6
+    assert "nothing found that should not be" in done.output
 
 
 def test_an_audit_keeps_the_parts_that_are_right(tmp_path, monkeypatch):

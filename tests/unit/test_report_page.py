@@ -143,7 +143,7 @@ def test_a_large_study_keeps_numbers_beside_the_page(plan, html, monkeypatch, tm
     stale.write_text("")
     write_page(plan, tmp_path / "index.html")
     assert "layergrad.receive([" not in (tmp_path / "index.html").read_text()
-    assert {file.name for file in (tmp_path / "data").iterdir()} == {
+    assert {file.name for file in (tmp_path / "data").glob("*.js")} == {
         f"{model.name}.{plan.page_key}.js" for model in plan.study.models
     }
 

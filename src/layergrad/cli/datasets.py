@@ -69,10 +69,10 @@ def audit(
     ] = None,
     key: Key = None,
 ) -> None:
-    """Audit datasets: duplicates, answers, leaks, form, and tokens of fetched models."""
+    """Audit datasets: duplicates, answers, leaks, form, and tokens of the models given."""
     import polars as pl
 
-    from layergrad.datasets.audit import wide
+    from layergrad.datasets.audit import MEASURES, problems, wide
     from layergrad.plan import check_key
     from layergrad.provenance import key as hash_of
     from layergrad.results import audited_parts
@@ -97,6 +97,9 @@ def audit(
     _print_table(wide(shown))
     if shown.filter(pl.col("model") != "").height:
         _print_table(wide(shown, tokens=True))
+    measured = shown["measure"].unique()
+    typer.echo("\n".join(f"{name}: {told}" for name, told in MEASURES.items() if name in measured))
+    typer.echo("\n".join(["", *(problems(shown) or ["nothing found that should not be"])]))
 
 
 def _part() -> pl.Expr:

@@ -37,6 +37,16 @@ MEASURES = {
     "no_response_tokens": "rows whose response lies wholly beyond max_length",
 }
 
+SHOULD_BE_ZERO = (
+    "duplicates",
+    "same_answer",
+    "unchanged",
+    "own_sentences",
+    "doubled_punctuation",
+    "too_long",
+    "no_response_tokens",
+)
+
 
 def audit(samples: pl.DataFrame) -> pl.DataFrame:
     """Audit the text of a built dataset.
@@ -103,6 +113,23 @@ def wide(table: pl.DataFrame, tokens: bool = False) -> pl.DataFrame:
     order = [*RESPONSE_ORDER, *sorted(set(frame["response"]) - set(RESPONSE_ORDER))]
     frame = frame.with_columns(pl.col("response").cast(pl.Enum(order))).sort(keys)
     return frame.select(*keys, *(m for m in MEASURES if m in frame.columns))
+
+
+def problems(table: pl.DataFrame) -> list[str]:
+    """Return a line for each count of an audit that should be zero and is not.
+
+    Parameters
+    ----------
+    table
+        Table AUDIT.
+    """
+    found = table.filter(pl.col("measure").is_in(list(SHOULD_BE_ZERO)), pl.col("value") > 0)
+    lines = []
+    for row in found.iter_rows(named=True):
+        where = f"{row['dataset']} {row['response']}.{row['control']} {row['model']}".strip()
+        told = MEASURES[row["measure"]].removeprefix("of those, ")
+        lines.append(f"{where}: {row['value']:.0f} {told}")
+    return lines
 
 
 def _rows(

@@ -24,6 +24,7 @@ from layergrad.report.page.numbers import claim_metric, model_data
 
 # Above this size the numbers go into files beside the page, one a model, loaded when it is chosen.
 MOST_INLINE = 5_000_000
+BESIDE = "The page loads its numbers from here, one file a model, if it cannot hold them itself.\n"
 # Stands in a template for the metric's title; its first letter is small within a sentence.
 METRIC = "METRICTITLE"
 
@@ -55,8 +56,8 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
     }
     inline = sum(map(len, scripts.values())) <= MOST_INLINE
     names = {} if inline else {name: f"{name}.{plan.page_key}.js" for name in scripts}
-    folder = output.parent / "data"  # always there, so that DVC can track it
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output.parent / "data"  # always there and never empty, so that DVC can track it
+    write_text(BESIDE, folder / "README.txt")
     files = [folder / file for file in names.values()]
     for name, file in zip(names, files, strict=True):
         write_text(scripts[name], file)
