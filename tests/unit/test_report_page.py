@@ -14,7 +14,7 @@ import pytest
 from layergrad.datasets.audit import audit
 from layergrad.errors import UserError
 from layergrad.plan import CAPTIONS, Plan
-from layergrad.provenance import recorded_key, write_json
+from layergrad.provenance import is_intact, recorded_key, write_json
 from layergrad.report import facts
 from layergrad.report import page as page_module
 from layergrad.report.captions import MINUS, Captions, number, percent
@@ -146,6 +146,10 @@ def test_a_large_study_keeps_numbers_beside_the_page(plan, html, monkeypatch, tm
     assert {file.name for file in (tmp_path / "data").glob("*.js")} == {
         f"{model.name}.{plan.page_key}.js" for model in plan.study.models
     }
+    assert is_intact(tmp_path / "index.html")
+    numbers = next((tmp_path / "data").glob("*.js"))
+    numbers.write_text(numbers.read_text() + " ")
+    assert not is_intact(tmp_path / "index.html")
 
 
 def test_packed_rows_can_be_read_back():

@@ -1,6 +1,7 @@
 """What is added to a finished study costs its own work alone."""
 
 import json
+from collections import Counter
 
 SNAKEMAKE = "snakemake statistics --cores 2 --resources gpu=2"
 
@@ -50,7 +51,12 @@ def test_a_response_then_a_control(project):
     project.edit("[none]", "[none, simplified]")
     jobs, new = added(project, SNAKEMAKE)
     assert (jobs["build"], jobs["extract"], jobs["aggregate"]) == (1, 2, 2)
-    assert len(new) == 2 and all("/simplified." in name for name in new)
+    cells = Counter(name.split("/")[-1].split(".")[0] for name in new)
+    # with two responses to compare, both at equal length too
+    assert cells == {"simplified": 2, "none_cut": 2, "simplified_cut": 2}
+    runs = [r["provenance"] for r in indexes(project, samples=3) if len(r["cells"]) == 4]
+    # the answers need not be cut: their three samples are known
+    assert [(run["measured"], run["reused"]) for run in runs] == [(6, 3), (6, 3)]
 
     project.edit("controls: [correct]", "controls: [correct, irrelevant]")
     jobs, new = added(project, SNAKEMAKE)

@@ -10,7 +10,7 @@ import yaml
 
 from layergrad.config import load_study
 from layergrad.plan import PAIR_TABLES, STUDY_TABLES, Plan
-from layergrad.provenance import PARQUET_KEY, write_json
+from layergrad.provenance import PARQUET_KEY, sealed, write_json
 from layergrad.results import AUDIT_FILE, write_manifest
 from tests.workflow.project import new_project
 
@@ -83,7 +83,7 @@ def pretend_finished(plan: Plan) -> None:
         for other in others:
             touch(other)
     touch("reports/metrics.json", json.dumps({"key": plan.measures_key}))
-    touch("reports/index.html", f'<meta name="layergrad-key" content="{plan.page_key}">')
+    touch("reports/index.html", sealed(f'<meta name="layergrad-key" content="{plan.page_key}">'))
 
 
 @pytest.fixture
