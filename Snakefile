@@ -16,6 +16,9 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
+report: "reports/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/datasets.smk"
 include: "rules/spectra.smk"
