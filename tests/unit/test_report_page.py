@@ -21,7 +21,7 @@ from layergrad.report.captions import MINUS, Captions, number, percent
 from layergrad.report.draw import draw
 from layergrad.report.page import as_script, write_page
 from layergrad.report.page.numbers import pack
-from layergrad.report.page.sections import overall, sign
+from layergrad.report.page.sections import overall, sign, stands
 from layergrad.results import AUDIT_FILE
 from layergrad.tables import AUDIT, DATASET, read_table, write_table
 from tests.synthetic import tiny_study
@@ -150,6 +150,20 @@ def test_a_large_study_keeps_numbers_beside_the_page(plan, html, monkeypatch, tm
     numbers = next((tmp_path / "data").glob("*.js"))
     numbers.write_text(numbers.read_text() + " ")
     assert not is_intact(tmp_path / "index.html")
+
+
+@pytest.mark.parametrize(
+    ("survives", "said"),
+    [
+        (["yes", "yes"], "also with length taken out"),
+        (["yes", "no"], "in part with length taken out"),
+        (["no", "unclear"], "not with length taken out"),
+        (["unclear"], "perhaps not with length taken out"),
+        ([None], ""),
+    ],
+)
+def test_a_claim_says_whether_it_stands_with_length_taken_out(survives, said):
+    assert stands(pl.DataFrame({"survives": survives}, {"survives": pl.String})) == said
 
 
 def test_packed_rows_can_be_read_back():

@@ -215,9 +215,11 @@ def stands(tests: pl.DataFrame) -> str:
     found = set(tests["survives"].drop_nulls())
     if not found:
         return ""
-    if found == {"yes"}:
-        return "also with length taken out"
-    return "in part with length taken out" if "yes" in found else "not with length taken out"
+    if "yes" in found:
+        how = "also" if found == {"yes"} else "in part"
+    else:
+        how = "not" if "no" in found else "perhaps not"
+    return f"{how} with length taken out"
 
 
 def signs(verdicts: list[str]) -> str:
