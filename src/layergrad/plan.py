@@ -160,6 +160,8 @@ class Plan:
         engines = {model.name: self.engine(model.name) for model in self.study.models}
         parts = {}
         for spec in self.study.datasets:
+            if isinstance(spec.source, PublishedSource):
+                continue  # there is no text to audit
             samples = self.dataset_key(spec.name)
             parts[f"{spec.name}/"] = key("text", samples, code)
             for model, engine in engines.items():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.workflow.project import new_project
+
 
 def test_stale_results_are_not_recorded(clone, tmp_path):
     """The trap: Snakemake does nothing, and DVC takes the old files for the new result."""
@@ -60,6 +62,32 @@ def test_a_study_given_by_name_replaces_the_configuration(project):
     assert {"draws": 200, "confidence": 0.95} in [
         {name: s["statistics"][name] for name in ("draws", "confidence")} for s in studies
     ]
+
+
+def test_published_statistics_are_reported_without_data_or_model(tmp_path):
+    project = new_project(tmp_path)
+    values = {"S_sum": 2.0, "S_max": 1.0, "S_min": 0.1, "frobenius_norm": 1.2}
+    for kind, size in (("no_cot", 3.0), ("with_cot_gpt4o", 1.0)):
+        file = project.folder / f"published/cot_500/some_it/grads_aqua_train_{kind}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"instruction": f"q{i}", "output": "x", "loss": 1.0}
+            | {
+                f"model.layers.{layer}.self_attn.{p}_proj.weight": {
+                    name: size * value * (1 + i % 3 + layer) for name, value in values.items()
+                }
+                for layer in range(4)
+                for p in "qkvo"
+            }
+            for i in range(6)
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    project.run("layergrad import-published published")
+    study = "--configfile data/raw/published/study.json"
+    jobs = project.jobs(f"snakemake --cores 2 {study}")
+    assert jobs.keys().isdisjoint({"fetch", "build", "preflight", "extract"})
+    assert (jobs["aggregate"], jobs["audit"], jobs["page"]) == (1, 1, 1)
+    assert "Nothing to be done" in project.run(f"snakemake -n {study}").output
 
 
 def test_remote_on_s3(project, tmp_path):

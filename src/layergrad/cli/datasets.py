@@ -80,7 +80,7 @@ def audit(
 
     plan = plan_of(study)
     check_key("audit", plan.audit_key, key)
-    names = dataset or [spec.name for spec in plan.study.datasets]
+    names = dataset or [s.name for s in plan.study.datasets if f"{s.name}/" in plan.audit_parts]
     given = _given(plan, samples or [])
     encoders = _encoders(plan, model_receipt or [])
     parts = audited_parts(plan, output) if output else {}
@@ -90,10 +90,13 @@ def audit(
         if asked:
             tables += _audits(_built(plan, name, given), asked, encoders)
             parts |= {part: plan.audit_parts[part] for part in (f"{name}/{m}" for m in asked)}
-    table = conform(pl.concat(tables), AUDIT)
+    table = conform(pl.concat([pl.DataFrame(schema=AUDIT.schema), *tables]), AUDIT)
     if output is not None:
         write_table(table, AUDIT, output, {"key": hash_of("audit", parts), "parts": parts})
     shown = table.filter(pl.col("dataset").is_in(names))
+    if shown.is_empty():
+        typer.echo("there is no text to audit")
+        return
     _print_table(wide(shown))
     if shown.filter(pl.col("model") != "").height:
         _print_table(wide(shown, tokens=True))
