@@ -8,7 +8,16 @@ import torch
 from torch.nn import functional
 
 from layergrad.models.encode import Encoded
-from layergrad.models.layouts import head_layout
+
+
+def head_layout(config) -> tuple[int, int, int]:
+    """Return query heads, key heads and the width of a head."""
+    query = config.num_attention_heads
+    key_value = getattr(config, "num_key_value_heads", None) or query
+    if config.model_type == "falcon":
+        one = 1 if config.multi_query else query
+        key_value = config.num_kv_heads if config.new_decoder_architecture else one
+    return query, key_value, getattr(config, "head_dim", None) or config.hidden_size // query
 
 
 def reference_spectra(model, samples: list[Encoded], parts, reduction: str = "mean"):
@@ -65,8 +74,8 @@ LLAMA_ATTENTION = separate({p: f"self_attn.{p}_proj" for p in "qkvo"})
 
 def phi3(model):
     """[q | k | v] and [gate | up] by rows."""
-    heads = head_layout(model.config)
-    q, kv = heads.query * heads.width, heads.key_value * heads.width
+    query, key_value, width = head_layout(model.config)
+    q, kv = query * width, key_value * width
     for i, layer in enumerate(model.model.layers):
         fused = layer.self_attn.qkv_proj.weight
         yield i, "q", fused, lambda g: g[:q]
@@ -92,15 +101,15 @@ def gpt2(model):
 
 def _interleaved(layers: str, attention: str):
     def parts(model):
-        heads = head_layout(model.config)
-        per_group = heads.query // heads.key_value + 2
+        query, key_value, width = head_layout(model.config)
+        per_group = query // key_value + 2
         for i, layer in enumerate(model.get_submodule(layers)):
             block = layer.get_submodule(attention)
             fused = block.query_key_value.weight
 
             def rows(g, start, stop):
-                groups = g.reshape(heads.key_value, per_group * heads.width, -1)
-                return groups[:, start * heads.width : stop * heads.width].flatten(0, 1)
+                groups = g.reshape(key_value, per_group * width, -1)
+                return groups[:, start * width : stop * width].flatten(0, 1)
 
             yield i, "q", fused, lambda g: rows(g, 0, per_group - 2)
             yield i, "k", fused, lambda g: rows(g, per_group - 2, per_group - 1)

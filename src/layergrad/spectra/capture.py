@@ -3,20 +3,26 @@
 Only activations need gradients: weights are frozen and the embedding's output is where the graph
 begins. When the gradients of all projections that share an input have arrived, the factors are
 handed on and dropped: at most one such group is alive beside what the backward pass itself keeps.
+
+Hooks see what a model does, not what its modules are called. So whatever would make a factor wrong
+or missing without a word is refused here, by the name of the module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from layergrad.errors import UserError
 from layergrad.models.layouts import Place
+from layergrad.models.lengths import companies, forget
 
 # (layer, projections, X (batch, T, in), D of each projection (batch, T, out))
 Receive = Callable[[int, list[str], Tensor, list[Tensor]], None]
@@ -38,6 +44,16 @@ class Batch:
     starts: list[int]
     lengths: list[int]
 
+    def select(self, rows: list[int]) -> Batch:
+        """Return some of the samples, padded to the longest of them."""
+        lengths = [self.lengths[row] for row in rows]
+        return replace(
+            self,
+            ids=self.ids[rows, : max(lengths)],
+            starts=[self.starts[row] for row in rows],
+            lengths=lengths,
+        )
+
 
 def gradient_factors(
     model: PreTrainedModel, places: list[Place], batch: Batch, reduction: str, receive: Receive
@@ -52,12 +68,35 @@ def gradient_factors(
     -------
     Tensor
         float64, shape ``(batch,)``: the mean loss of each sample, whatever the reduction.
+
+    Raises
+    ------
+    UserError
+        If some place did not arrive exactly once, or its factors are not what they seem: a module
+        that is called twice, an input changed in place, axes that are not samples and tokens,
+        attention to later tokens, or samples that cannot share a batch
+        (:func:`layergrad.models.lengths.companies`).
     """
+    if len(companies(model, batch.lengths)) > 1:
+        raise UserError(
+            f"{type(model).__name__} treats samples of {min(batch.lengths)} and of "
+            f"{max(batch.lengths)} tokens differently: they cannot share a batch"
+        )
+    forget(model)
     sample, position, targets = response_positions(batch)
     device = batch.ids.device
-    with _capture(model, places, receive), _logits_at(model, sample, position), torch.enable_grad():
+    with (
+        _capture(model, places, batch, receive),
+        _logits_at(model, sample, position),
+        torch.enable_grad(),
+    ):
         # no cache: nothing is generated
         logits = model(input_ids=batch.ids, use_cache=False).logits
+        if logits.shape[:-1] != targets.shape:
+            raise UserError(
+                f"{type(model).__name__} does not make its logits with its output layer alone: they "
+                f"have shape {tuple(logits.shape)} for {len(targets)} predicted tokens"
+            )
         losses = functional.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits,
             targets.to(logits.device),
@@ -68,6 +107,34 @@ def gradient_factors(
         means = sums / counts
         (means if reduction == "mean" else sums).sum().backward()
     return means.detach().double().to(device)
+
+
+def padded_factors(
+    model: PreTrainedModel, places: list[Place], batch: Batch, receive: Receive
+) -> None:
+    """Hand on the factors of a batch, also if its samples cannot share a pass.
+
+    Then each sample goes alone and all factors are kept until the last, so this is for few samples.
+    The loss is the mean.
+    """
+    if len(companies(model, batch.lengths)) == 1:
+        gradient_factors(model, places, batch, "mean", receive)
+        return
+    kept: dict[tuple[int, tuple[str, ...]], list[tuple[Tensor, list[Tensor]]]] = {}
+
+    def keep(layer: int, names: list[str], inputs: Tensor, gradients: list[Tensor]) -> None:
+        factors = inputs[0], [gradient[0] for gradient in gradients]
+        kept.setdefault((layer, tuple(names)), []).append(factors)
+
+    for row in range(len(batch.lengths)):
+        gradient_factors(model, places, batch.select([row]), "mean", keep)
+    for (layer, names), factors in kept.items():
+        inputs = pad_sequence([X for X, _ in factors], batch_first=True)
+        gradients = [
+            pad_sequence(list(D), batch_first=True)
+            for D in zip(*(gradients for _, gradients in factors), strict=True)
+        ]
+        receive(layer, list(names), inputs, gradients)
 
 
 def response_positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +161,10 @@ def _logits_at(model: PreTrainedModel, sample: Tensor, position: Tensor) -> Iter
         hidden = args[0]
         return (hidden[sample.to(hidden.device), position.to(hidden.device)],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UserError(f"{type(model).__name__} has no output layer over its vocabulary")
+    handle = head.register_forward_pre_hook(select)
     try:
         yield
     finally:
@@ -102,14 +172,18 @@ def _logits_at(model: PreTrainedModel, sample: Tensor, position: Tensor) -> Iter
 
 
 @contextmanager
-def _capture(model: PreTrainedModel, places: list[Place], receive: Receive) -> Iterator[None]:
+def _capture(
+    model: PreTrainedModel, places: list[Place], batch: Batch, receive: Receive
+) -> Iterator[None]:
+    """Hook the places of a model, and refuse the pass if one of them did not arrive once."""
+
     def open_graph(_module, _args, output):
         return output.requires_grad_(True)
 
     groups: dict[tuple[int, str], _Group] = {}
     for place in places:
-        group = groups.setdefault((place.layer, place.group), _Group(place.layer, receive))
-        group.places.append(place)
+        key = place.layer, place.group
+        groups.setdefault(key, _Group(place.layer, batch, receive)).places.append(place)
     handles = [model.get_input_embeddings().register_forward_hook(open_graph)]
     handles += [
         place.module.register_forward_hook(groups[place.layer, place.group].hook(place))
@@ -120,31 +194,125 @@ def _capture(model: PreTrainedModel, places: list[Place], receive: Receive) -> I
     finally:
         for handle in handles:
             handle.remove()
+    _refuse_missing(model, [place for group in groups.values() for place in group.missing()])
+    _refuse_later_tokens(list(groups.values()))
 
 
 class _Group:
-    """Projections of one layer that share an input; hands on their factors when all are there."""
+    """Projections of one layer that arrive together; hands on their factors when all are there.
 
-    def __init__(self, layer: int, receive: Receive):
-        self.layer, self.receive = layer, receive
+    Those that read one and the same tensor are handed on in one call, others in calls of their own.
+    """
+
+    def __init__(self, layer: int, batch: Batch, receive: Receive):
+        self.layer, self.batch, self.receive = layer, batch, receive
         self.places: list[Place] = []
-        self.inputs: Tensor | None = None
+        self.inputs: dict[str, tuple[Tensor, int]] = {}
         self.gradients: dict[str, Tensor] = {}
+        self.called: set[str] = set()
+        self.arrived: set[str] = set()
+        self.last: dict[str, Tensor] = {}
 
     def hook(self, place: Place):
         def on_forward(_module, args, output):
-            self.inputs = args[0].detach()
-            output.register_hook(lambda gradient: self._arrived(place, gradient))
+            if not args or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
+                raise UserError(f"{place.name} does not turn one tensor into one tensor")
+            if place.name in self.called:
+                raise UserError(
+                    f"{place.name} is called more than once in a forward pass: the gradient of its "
+                    "weight is a sum over the calls, which is not covered"
+                )
+            self.called.add(place.name)
+            # detached tensors share the counter of changes in place
+            self.inputs[place.name] = (args[0].detach(), args[0]._version)
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self._arrived(place, gradient))
 
         return on_forward
 
+    def missing(self) -> list[Place]:
+        """Return the places whose gradient did not arrive."""
+        return [place for place in self.places if place.name not in self.arrived]
+
     def _arrived(self, place: Place, gradient: Tensor) -> None:
-        self.gradients[place.name] = gradient.detach()
+        if place.name in self.arrived:
+            raise UserError(f"{place.name}: its gradient arrived twice in a backward pass")
+        self.arrived.add(place.name)
+        self.gradients[place.name] = self._by_token(place, gradient.detach())
         if len(self.gradients) < len(self.places):
             return
-        parts: dict[str, Tensor] = {}
-        for held in self.places:
-            divided = held.divide(self.gradients[held.name])
-            parts.update(zip(held.projections, divided, strict=True))
-        inputs, self.inputs, self.gradients = self.inputs, None, {}
-        self.receive(self.layer, list(parts), inputs, list(parts.values()))
+        gradients, inputs = self.gradients, self.inputs
+        self.gradients, self.inputs = {}, {}
+        for sharing in self._by_input(inputs):
+            parts: dict[str, Tensor] = {}
+            for held in sharing:
+                divided = held.divide(gradients[held.name])
+                parts.update(zip(held.projections, divided, strict=True))
+                self.last[held.name] = self._of_last_tokens(gradients[held.name])
+            X = self._by_token(sharing[0], inputs[sharing[0].name][0])
+            self.receive(self.layer, list(parts), X, list(parts.values()))
+
+    def _by_input(self, inputs: dict[str, tuple[Tensor, int]]) -> list[list[Place]]:
+        """Sort the places by what they read: all inputs are alive, so equal memory is equal."""
+        together: dict[tuple, list[Place]] = {}
+        for place in self.places:
+            X, version = inputs[place.name]
+            if X._version != version:
+                raise UserError(
+                    f"{place.name}: its input was changed in place after it was read, so its "
+                    "gradient cannot be known"
+                )
+            key = (X.data_ptr(), X.shape, X.stride(), X.dtype)
+            together.setdefault(key, []).append(place)
+        return list(together.values())
+
+    def _by_token(self, place: Place, factor: Tensor) -> Tensor:
+        """Return a factor as (batch, T, width); some modules see (batch * T, width) or more axes."""
+        batch, tokens = self.batch.ids.shape
+        axes = [size for size in factor.shape[:-1] if size != 1]
+        if axes not in ([n for n in (batch, tokens) if n != 1], [batch * tokens]):
+            raise UserError(
+                f"{place.name}: its input or output has shape {tuple(factor.shape)} for {batch} "
+                f"samples of {tokens} tokens: what belongs to which token cannot be known"
+            )
+        return factor.reshape(batch, tokens, factor.shape[-1])
+
+    def _of_last_tokens(self, gradient: Tensor) -> Tensor:
+        """Return the largest entry at the last token of any sample, without waiting for it."""
+        rows = torch.arange(len(self.batch.lengths))
+        return gradient[rows, [length - 1 for length in self.batch.lengths]].abs().amax()
+
+
+def _refuse_missing(model: PreTrainedModel, missing: list[Place]) -> None:
+    if not missing:
+        return
+    own = set(model.modules())
+    if any(place.module not in own for place in missing):
+        raise UserError(
+            f"{missing[0].name} belongs to another model object than the one that was given"
+        )
+    named = ", ".join(place.name for place in missing[:4]) + (", ..." if missing[4:] else "")
+    raise UserError(
+        f"{len(missing)} modules were not called, or did not contribute to the loss: {named}. Their "
+        "projections would be missing from the spectra"
+    )
+
+
+def _refuse_later_tokens(groups: list[_Group]) -> None:
+    """Refuse attention to later tokens.
+
+    Nothing is predicted from the last token of a sample, so where tokens see only earlier ones its
+    gradient is zero in every layer. One comparison at the end, since each waits for the device.
+    """
+    names, values = [], []
+    for group in groups:
+        names += list(group.last)
+        values += list(group.last.values())
+    largest = [value.to(values[0].device).double() for value in values]
+    found = torch.stack(largest).tolist() if largest else []
+    seen = [name for name, value in zip(names, found, strict=True) if value > 0]
+    if seen:
+        raise UserError(
+            f"{seen[0]}: the last token of a sample influences earlier predictions: tokens attend to "
+            "later ones, so the loss of a next token is not defined for this model"
+        )

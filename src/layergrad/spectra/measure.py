@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from layergrad.models.layouts import Place
+from layergrad.models.lengths import companies
 from layergrad.spectra.capture import Batch, gradient_factors
 from layergrad.spectra.factors import reduced_grams, roots, singular_values
 from layergrad.spectra.solvers import eigenvalues
@@ -54,6 +55,9 @@ def measure(
 ) -> list[Measured]:
     """Return loss and spectra of every sample of a batch, in one forward and one backward pass.
 
+    Models that treat samples of other lengths differently take as many passes as they need
+    (:func:`layergrad.models.lengths.companies`).
+
     Parameters
     ----------
     model
@@ -67,6 +71,23 @@ def measure(
     reduction
         ``mean`` or ``sum`` of the loss over a sample's response tokens.
     """
+    together = companies(model, batch.lengths)
+    if len(together) == 1:
+        return _measure(model, places, projections, batch, reduction)
+    found: dict[int, Measured] = {}
+    for rows in together:
+        part = _measure(model, places, projections, batch.select(rows), reduction)
+        found.update(zip(rows, part, strict=True))
+    return [found[row] for row in range(len(batch.lengths))]
+
+
+def _measure(
+    model: PreTrainedModel,
+    places: list[Place],
+    projections: list[str],
+    batch: Batch,
+    reduction: str,
+) -> list[Measured]:
     collector = _Collector(batch, set(projections))
     losses = gradient_factors(model, places, batch, reduction, collector.receive)
     return collector.finish(losses.tolist())

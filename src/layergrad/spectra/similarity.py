@@ -25,7 +25,7 @@ from layergrad.models.layouts import Place, find_places
 from layergrad.plan import Plan
 from layergrad.progress import Progress
 from layergrad.spectra.batches import pad
-from layergrad.spectra.capture import Batch, gradient_factors
+from layergrad.spectra.capture import Batch, padded_factors
 from layergrad.spectra.extract import default_budget
 from layergrad.spectra.pair import (
     describe_device,
@@ -78,7 +78,7 @@ def cosines(
                     [inner[i, j] / (inner[i, i] * inner[j, j]).sqrt() for i, j in pairs]
                 )
 
-    gradient_factors(model, places, batch, "mean", receive)
+    padded_factors(model, places, batch, receive)
     return {place: values.tolist() for place, values in found.items()}
 
 
