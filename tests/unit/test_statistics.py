@@ -320,7 +320,7 @@ def test_incomplete_sample_is_refused(small):
     write_table(table[1:], SPECTRA, cell["spectra"], {})
     cell["sha256"] = digest(cell["spectra"], "sha256")
     write_json(index, indexes[0])
-    with pytest.raises(UserError, match="239 spectra, but 10 samples x 6 layers x 4 projections"):
+    with pytest.raises(UserError, match="239 spectra, but 10 samples x 24 places"):
         aggregate(plan, "one-instruct", "gsm_symbolic", indexes[0], Path("out"))
     assert not Path("out/metrics.parquet").exists()
 

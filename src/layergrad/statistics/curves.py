@@ -29,7 +29,8 @@ class Values:
     projections, metrics
         Names along the last two axes.
     array
-        Shape (samples, layers, projections, metrics), NaN where a metric is not defined.
+        Shape (samples, layers, projections, metrics), NaN where a metric is not defined. Layers
+        have their true numbers; those that the model has no such projection in are NaN throughout.
     """
 
     rows: list[int]
@@ -42,6 +43,11 @@ class Values:
     def independent(self) -> int:
         """Number of different instructions: what the bootstrap draws from."""
         return len(set(self.instructions))
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whether a layer has a projection, shape (layers, projections)."""
+        return ~np.isnan(self.array).all(axis=(0, 3))
 
     def weights(self, drawn: dict[str, Array]) -> Array:
         """Return the bootstrap weights of the samples, shape (draws, samples)."""
@@ -70,23 +76,29 @@ def values(frame: pl.DataFrame, metrics: list[str], where: str) -> Values:
     Raises
     ------
     UserError
-        If a sample lacks a layer or a projection, or has one twice.
+        If a sample lacks a projection of a layer that another sample has, or has one twice.
     """
     instruction = instruction_of(pl.col("sample_id")).alias("instruction")
     samples = frame.select("row", instruction).unique().sort("row")
-    layers = frame["layer"].max() + 1
+    places = frame.select("layer", "projection").unique()
     projections = sorted(frame["projection"].unique())
-    shape = (len(samples), layers, len(projections))
     frame = frame.sort("row", "layer", "projection")
     if (
-        frame.height != np.prod(shape)
+        frame.height != len(samples) * len(places)
         or frame.select("row", "layer", "projection").is_duplicated().any()
     ):
         raise UserError(
-            f"{where}: has {frame.height} spectra, but {shape[0]} samples x {shape[1]} layers x "
-            f"{shape[2]} projections make {np.prod(shape)}: delete it and extract it again"
+            f"{where}: has {frame.height} spectra, but {len(samples)} samples x {len(places)} places "
+            f"(layer and projection) make {len(samples) * len(places)}: delete it and extract it again"
         )
-    array = frame.select(metrics).to_numpy().reshape(*shape, len(metrics))
+    # hybrid models have layers without attention, and layers that take keys and values of others
+    array = np.full(
+        (len(samples), places["layer"].max() + 1, len(projections), len(metrics)), np.nan
+    )
+    ordered = places.sort("layer", "projection")
+    columns = [projections.index(name) for name in ordered["projection"]]
+    found = frame.select(metrics).to_numpy().reshape(len(samples), len(places), len(metrics))
+    array[:, ordered["layer"].to_numpy(), columns] = found
     return Values(
         samples["row"].to_list(), samples["instruction"].to_list(), projections, metrics, array
     )
@@ -103,11 +115,25 @@ def mean_curve(array: Array) -> Array:
     return weighted_means(np.ones((1, len(array))), array)[0]
 
 
+def layer_mean(array: Array, axis: int) -> Array:
+    """Return the mean over the layers.
+
+    Layers without any value along the axes before `axis` (samples or draws) are left out: the model
+    has no such projection there. A value that is undefined in some samples makes their mean NaN.
+    """
+    absent = np.isnan(array).all(axis=tuple(range(axis)), keepdims=True)
+    if not absent.any():
+        return array.mean(axis=axis)
+    with np.errstate(invalid="ignore"):
+        return np.where(absent, 0.0, array).sum(axis=axis) / (~absent).sum(axis=axis)
+
+
 def mad(curve: Array) -> dict[str, Array]:
     r"""Return the mean absolute difference of consecutive layers, in each band.
 
     :math:`\frac{1}{N-1} \sum_i |c_{i+1} - c_i|` over the layers of the band (Li et al. 2025): a
-    step that crosses the border of two bands counts in ``all`` alone.
+    step that crosses the border of two bands counts in ``all`` alone. Layers that the model has no
+    such projection in are passed over: a step goes from one measured layer to the next.
 
     Parameters
     ----------
@@ -119,13 +145,27 @@ def mad(curve: Array) -> dict[str, Array]:
     dict
         For each band an array (..., projections, metrics), NaN in a band of fewer than two layers.
     """
-    steps = np.abs(np.diff(curve, axis=-3))
+    count = curve.shape[-3]
+    leading = tuple(range(curve.ndim - 3))
+    present = ~np.isnan(curve).all(axis=leading)
+    if present.all():
+        return {band: _mean_step(curve[..., part, :, :]) for band, part in bands(count).items()}
     result = {}
-    for band, layers in bands(curve.shape[-3]).items():
-        inside = steps[..., layers.start : max(layers.stop - 1, layers.start), :, :]
-        undefined = np.full((*curve.shape[:-3], *curve.shape[-2:]), np.nan)
-        result[band] = inside.mean(axis=-3) if inside.shape[-3] else undefined
+    for band, part in bands(count).items():
+        result[band] = np.full((*curve.shape[:-3], *curve.shape[-2:]), np.nan)
+        for place in np.ndindex(curve.shape[-2:]):
+            measured = [n for n in range(part.start, part.stop) if present[n, *place]]
+            result[band][..., *place] = _mean_step(curve[..., *place][..., measured, None, None])[
+                ..., 0, 0
+            ]
     return result
+
+
+def _mean_step(curve: Array) -> Array:
+    """Return the mean absolute step along the layers, NaN if there is none."""
+    if curve.shape[-3] < 2:
+        return np.full((*curve.shape[:-3], *curve.shape[-2:]), np.nan)
+    return np.abs(np.diff(curve, axis=-3)).mean(axis=-3)
 
 
 def relative_difference(wrong: Array, correct: Array) -> Array:

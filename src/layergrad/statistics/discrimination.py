@@ -120,13 +120,15 @@ def classifier_scores(
     from sklearn import config_context
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    if (correct > 0).all() and (wrong > 0).all():
+    absent = np.isnan(correct).all(axis=0) | np.isnan(wrong).all(axis=0)
+    if all(((side > 0) | absent).all() for side in (correct, wrong)):
         correct, wrong = np.log(correct), np.log(wrong)
     folds = np.stack([_folds(instructions, seed, repeat) for repeat in range(REPEATS)])
     scores = np.empty((2, REPEATS, correct.shape[0], correct.shape[2]))
     for repeat, projection, fold in np.ndindex(REPEATS, correct.shape[2], folds.max() + 1):
         seen, held = folds[repeat] != fold, folds[repeat] == fold
-        both = correct[..., projection], wrong[..., projection]
+        layers = ~absent[:, projection]  # layers that have the projection
+        both = correct[:, layers, projection], wrong[:, layers, projection]
         x = np.concatenate([side[seen] for side in both])
         mean, scale = x.mean(axis=0), x.std(axis=0)
         scale[scale == 0] = 1

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from layergrad.config import CORRECT, CUT
 from layergrad.statistics.bootstrap import seeded, weighted_means
-from layergrad.statistics.curves import Values, jointly_defined, mad
+from layergrad.statistics.curves import Values, jointly_defined, layer_mean, mad
 from layergrad.statistics.discrimination import auc, auc_draws, classifier_scores
 
 Array = NDArray[np.float64]
@@ -197,7 +197,7 @@ class Estimator:
 
         def difference(first: Array, second: Array) -> Array:
             if relative:
-                first, second = (c / c.mean(axis=-2, keepdims=True) for c in (first, second))
+                first, second = (c / layer_mean(c, 1)[:, None] for c in (first, second))
             return _mad_of(first)["all"] - _mad_of(second)["all"]
 
         return self._curves(fast, slow, sum_loss, difference)
@@ -377,7 +377,7 @@ def _log(values: Array) -> Array:
 
 def _layer_mean(array: Array) -> Array:
     """Return the mean over the layers, shape (samples, projections)."""
-    return array.mean(axis=1)
+    return layer_mean(array, 1)
 
 
 def _mad_of(curve: Array) -> dict[str, Array]:

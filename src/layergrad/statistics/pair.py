@@ -28,6 +28,7 @@ from layergrad.statistics.cells import MeasuredCell, measure_cells, read_index
 from layergrad.statistics.curves import (
     Values,
     jointly_defined,
+    layer_mean,
     mad,
     mean_curve,
     relative_difference,
@@ -171,7 +172,7 @@ def _curves_and_mad(
         low=_column(low),
         high=_column(high),
         samples=_column(np.isfinite(found.array).sum(axis=0)),
-    )
+    ).filter(_present(found))
     of_mean, of_draws, of_samples = mad(curve), mad(draws), mad(found.array)
     bands = []
     for band in BANDS:
@@ -191,6 +192,11 @@ def _curves_and_mad(
             )
         )
     return curves, pl.concat(bands)
+
+
+def _present(found: Values) -> pl.Series:
+    """Return which rows of a grid of layers, projections and metrics the model has."""
+    return pl.Series(np.repeat(found.present.ravel(), len(found.metrics)))
 
 
 def _rd(
@@ -213,15 +219,15 @@ def _rd(
         low=_column(low),
         high=_column(high),
         samples=pl.lit(len(rows)),
-    )
-    over_layers = np.abs(draws).mean(axis=1)
+    ).filter(_present(correct))
+    over_layers = layer_mean(np.abs(draws), 1)
     low, high = interval(over_layers, correct.independent, settings.confidence)
     top = rd.sort("absolute", "layer", descending=[True, False], nulls_last=True)
     top = top.group_by("projection", "metric", maintain_order=True).agg(
         top_layers=pl.col("layer").filter(pl.col("absolute").is_not_null()).head(TOP_LAYERS)
     )
     summary = _grid(projection=correct.projections, metric=correct.metrics).with_columns(
-        value=_column(np.abs(signed).mean(axis=0)),
+        value=_column(layer_mean(np.abs(signed), 0)),
         low=_column(low),
         high=_column(high),
         samples=pl.lit(len(rows)),

@@ -8,7 +8,7 @@ import polars as pl
 from layergrad.config import StatisticsSettings
 from layergrad.statistics.bands import bands
 from layergrad.statistics.bootstrap import interval, weighted_means
-from layergrad.statistics.curves import Array, Values, values
+from layergrad.statistics.curves import Array, Values, layer_mean, values
 from layergrad.statistics.metrics import KEYS
 
 # Ranks at about equal distances on a logarithmic axis, to the longest spectrum there is.
@@ -59,10 +59,12 @@ def ranks_table(
         part = found.array[:, layers_of_band]
         if part.shape[1] == 0:
             continue
-        means = part.mean(axis=1)
+        means = layer_mean(part, 1)
         low, high = interval(weighted_means(weights, means), found.independent, settings.confidence)
         mean = weighted_means(np.ones((1, samples)), means)[0]
         for place, projection in enumerate(found.projections):
+            if np.isnan(mean[place]).all():
+                continue  # no layer of the band has the projection
             columns = {"mean": mean[place], "low": low[place], "high": high[place]}
             parts.append(
                 pl.DataFrame(columns).with_columns(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from layergrad.errors import UserError
-from layergrad.statistics.curves import mad, mean_curve, values
+from layergrad.statistics.curves import layer_mean, mad, mean_curve, values
 from layergrad.statistics.metrics import measure
 
 METRICS = ["nuclear_norm", "effective_rank", "frobenius_norm"]
@@ -33,7 +33,7 @@ def summary(spectra: pl.LazyFrame, where: str) -> list[tuple[str, float, float, 
         raise UserError(f"{where}: holds no spectra; its failures lie beside it")
     arranged = values(frame, METRICS, where)
     curve = mean_curve(arranged.array)
-    nuclear, rank, frobenius = curve.mean(axis=0).T
+    nuclear, rank, frobenius = layer_mean(curve, 0).T
     steps = mad(curve)["all"][:, 0]
     rows = list(zip(arranged.projections, nuclear, steps, rank, frobenius, strict=True))
     return sorted(rows, key=lambda row: ORDER.index(row[0]))
