@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test lint audit format bench clean env
+.PHONY: help run test zoo lint audit format bench clean env
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -18,6 +18,9 @@ run: env  ## run the study of config.yaml and say where the report is
 
 test: env  ## run the tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations=25
+
+zoo: env  ## run every architecture against autograd and write docs/models.md
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m tests.zoo
 
 lint: env  ## check style, types of mistakes and the workflow
 	ruff check .

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from layergrad.errors import UserError
 from layergrad.models.encode import Encoded
-from layergrad.models.layouts import find_places
+from layergrad.models.layouts import coverage, find_places
 from layergrad.spectra.batches import pad
 from layergrad.spectra.measure import _Collector, measure
 from tests.zoo.models import tiny_model
@@ -36,7 +36,7 @@ SAMPLES = [sample(11, 4), sample(37, 12), sample(90, 40)]
 
 @dataclass
 class Verdict:
-    """What became of the asked projections of a model: `verdict` and why."""
+    """What became of the asked projections of a model, why, and how many layers lack some."""
 
     verdict: str
     message: str = ""
@@ -67,25 +67,23 @@ def check(model: torch.nn.Module, projections: list[str]) -> Verdict:
     model = copy.deepcopy(model).requires_grad_(False)
     exact = _float64(model)
     try:
-        places = find_places(exact, projections)
-        runs = [_run(exact, places, projections), _run(exact, places, projections, queued=True)]
+        runs = []
+        for queued in (False, True):
+            used = copy.deepcopy(exact)
+            runs.append(_run(used, find_places(used, projections), projections, queued))
     except UserError as error:
         return Verdict("refused", str(error))
     except Exception as error:
         return Verdict("crash", _short(error))
-    with_gradients = copy.deepcopy(exact)
-    for parameter in with_gradients.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    view = expected(with_gradients, torch.tensor([SAMPLES[1].ids]), projections)
-    losses, norms = reference(with_gradients, view)
+    view = expected(_fresh(exact), torch.tensor([SAMPLES[1].ids]), projections)
+    losses, norms = reference(exact, view)
     found = sorted({p for _, p in view}, key=projections.index)
     for results in runs:
         verdict = _compare(results, losses, norms)
         if verdict.verdict != "exact":
             return verdict
-    layers = {layer for layer, _ in view}
     verdict.projections = found
-    verdict.lacking = sum((layer, p) not in view for layer in layers for p in found)
+    verdict.lacking = len(coverage(exact, projections).absent)
     return verdict
 
 
@@ -93,7 +91,7 @@ def reference(model: torch.nn.Module, view: View) -> tuple[list[float], list[dic
     """Return loss and three norms of every gradient, of each sample alone on a fresh model."""
     losses, norms = [], []
     for one in SAMPLES:
-        fresh = copy.deepcopy(model)
+        fresh = _fresh(model)
         ids = torch.tensor([one.ids])
         logits = fresh(input_ids=ids, use_cache=False).logits[0, one.start - 1 : -1]
         loss = functional.cross_entropy(logits.double(), ids[0, one.start :])
@@ -101,6 +99,14 @@ def reference(model: torch.nn.Module, view: View) -> tuple[list[float], list[dic
         losses.append(loss.item())
         norms.append({key: _norms_of(fresh, *where) for key, where in view.items()})
     return losses, norms
+
+
+def _fresh(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy whose weights take gradients, and which remembers nothing."""
+    fresh = copy.deepcopy(model)
+    for parameter in fresh.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return fresh
 
 
 def _norms_of(model: torch.nn.Module, name: str, rows: torch.Tensor | None) -> np.ndarray:

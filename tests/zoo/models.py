@@ -22,14 +22,18 @@ def _same(value: int, *names: str) -> dict[str, int]:
 
 
 SMALL: dict[str, float] = {
-    **_same(64, "hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim", "lru_width"),
+    **_same(
+        64, "hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim", "lru_width"
+    ),
     **_same(64, "input_embedding_size", "output_embedding_size", "word_embed_proj_dim"),
     **_same(64, "attention_hidden_size", "backbone_hidden_size", "out_hidden_size"),
     **_same(96, "intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim"),
     **_same(96, "ffn_hidden_size", "dff", "dim_ff", "feed_forward_size", "intermediate_size_mlp"),
     **_same(96, "dense_intermediate_size"),
     **_same(48, "shared_intermediate_size"),
-    **_same(32, "moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"),
+    **_same(
+        32, "moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"
+    ),
     **_same(32, "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size"),
     **_same(LAYERS, "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"),
     **_same(LAYERS, "encoder_layers", "num_decoder_layers", "num_encoder_layers", "depth"),
@@ -57,7 +61,9 @@ SMALL: dict[str, float] = {
     **_same(LAYERS - 1, "moe_layer_end_index"),
     **_same(2, "expert_layer_period"),
     # state spaces and linear attention
-    **_same(16, "mamba_d_state", "mamba_d_head", "mamba_chunk_size", "state_size", "ssm_state_size"),
+    **_same(
+        16, "mamba_d_state", "mamba_d_head", "mamba_chunk_size", "state_size", "ssm_state_size"
+    ),
     **_same(16, "mamba_head_dim", "chunk_size", "linear_key_head_dim", "linear_value_head_dim"),
     **_same(16, "linear_head_dim"),
     **_same(128, "mamba_d_ssm"),
@@ -75,7 +81,9 @@ SMALL: dict[str, float] = {
     # vocabulary and positions
     **_same(300, "vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input"),
     **_same(300, "unpadded_vocab_size"),
-    **_same(512, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length"),
+    **_same(
+        512, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length"
+    ),
     **_same(512, "max_target_positions", "original_max_position_embeddings"),
     **_same(0, "pad_token_id"),
     **_same(1, "bos_token_id", "decoder_start_token_id", "cls_token_id"),
@@ -122,13 +130,15 @@ _INDEXED = {
 _BLT = {"hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 16}
 # Changes of the shrunken settings that a class checks or computes with.
 CHANGES: dict[str, dict[str, Any]] = {
-    **{t: _LATENT for t in ("axk1", "bailing_hybrid", "deepseek_v3", "deepseek_v32", "axk2")},
-    **{t: _LATENT for t in ("glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "minicpm3", "youtu")},
+    **dict.fromkeys(("axk1", "bailing_hybrid", "deepseek_v3", "deepseek_v32", "axk2"), _LATENT),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "minicpm3", "youtu"), _LATENT),
     "deepseek_v2": _LATENT | {"num_experts_per_tok": 2, "topk_method": "greedy"},
     "mistral4": _LATENT,
     "hy_v4": {"head_dim": DROP, "indexer_types": ["full", "full", "shared", "shared"]},
     "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4},
     **{t: {"head_dim": 16} for t in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "bamba": {"attn_layer_indices": [1, 3]},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "blt": {
         "encoder_hash_byte_group_vocab": 500,

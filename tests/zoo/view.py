@@ -33,7 +33,9 @@ NAMES = {
 }
 HALVES = r"(gate_up_proj|shared_mlp\.input_linear|mlp\.Wi)$"
 FUSED = r"(query_key_value|qkv_proj|c_attn|Wqkv|in_proj_qkvz?)$"
-ELSEWHERE = r"vision|visual|audio|image|crossattention|cross_attn|encoder_attn|experts|indexer|\.mtp"
+ELSEWHERE = (
+    r"vision|visual|audio|image|crossattention|cross_attn|encoder_attn|experts|indexer|\.mtp"
+)
 
 
 def expected(model: torch.nn.Module, ids: Tensor, projections: list[str]) -> View:
@@ -42,12 +44,11 @@ def expected(model: torch.nn.Module, ids: Tensor, projections: list[str]) -> Vie
     if set("qkvo") & set(projections):
         view |= _watched(model, ids)
         seen = {layer for layer, _ in view}
-        named = _named(model, "qkvo")
-        for (layer, projection), found in named.items():
-            if layer not in seen and (layer, "q") in named:  # mixers have an out_proj too
-                view[layer, projection] = found
+        named = _named(model, "qkvo", seen)
+        # mixers without attention have an out_proj too
+        view |= {(n, p): found for (n, p), found in named.items() if (n, "q") in named}
     if {"gate", "up", "down"} & set(projections):
-        view |= _named(model, ["gate", "up", "down"])
+        view |= _named(model, ["gate", "up", "down"], set())
     return {key: found for key, found in view.items() if key[1] in projections}
 
 
@@ -125,14 +126,14 @@ def _watched(model: torch.nn.Module, ids: Tensor) -> View:
         own = {
             name: _matrix(child)
             for name, child in ((names[c], c) for c in module.modules())
-            if _matrix(child) is not None and name in order and "indexer" not in name
+            if _matrix(child) is not None and name in order and not re.search(r"indexer|conv", name)
         }
         sources = {p: _source(tensor, own, order, model) for p, tensor in parts.items()}
         if sources["k"] is not None and _same(sources["k"], sources["v"]):
             sources["v"] = None  # keys that are the values: one projection, of the keys
         for projection, source in sources.items():
             if source is not None:
-                view[layer, projection] = source
+                view[layer, projection] = _union(view.get((layer, projection)), source)
         for at, name, inputs in calls.linear:
             if at > time and inputs.requires_grad and _depends(inputs, result):
                 view[layer, "o"] = name, None
@@ -159,6 +160,13 @@ def _source(tensor, own, order, model):
     return name, None if len(rows) == len(gradient) else rows
 
 
+def _union(one, other):
+    """Join the rows of two calls of one block's attention, as of differential attention."""
+    if one is None or None in (one[1], other[1]):
+        return other
+    return one[0], torch.cat([one[1], other[1]]).unique()
+
+
 def _same(one, other) -> bool:
     if other is None or one[0] != other[0]:
         return False
@@ -172,11 +180,11 @@ def _depends(inputs: Tensor, result: Tensor) -> bool:
     return gradient is not None and bool(gradient.any())
 
 
-def _named(model: torch.nn.Module, projections) -> View:
+def _named(model: torch.nn.Module, projections, seen: set[int]) -> View:
     view: View = {}
     for name, module in model.named_modules():
         layer, weight = layer_of(name), _matrix(module)
-        if weight is None or layer is None or re.search(ELSEWHERE, name):
+        if weight is None or layer in seen | {None} or re.search(ELSEWHERE, name):
             continue
         if "gate" in projections and re.search(HALVES, name):
             half = len(weight) // 2
@@ -186,7 +194,11 @@ def _named(model: torch.nn.Module, projections) -> View:
             view |= {(layer, p): (name, rows) for p, rows in by_hand(model, name, weight).items()}
         for projection in projections:
             inside = "mlp" in name or "shared" in name if projection in "qkvo" else False
-            if re.search(NAMES[projection], name) and not inside and (layer, projection) not in view:
+            if (
+                re.search(NAMES[projection], name)
+                and not inside
+                and (layer, projection) not in view
+            ):
                 view[layer, projection] = name, None
     return view
 

@@ -192,7 +192,7 @@ def _halves(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
 
 def _query_has_gate(block: Block) -> bool:
     """Twice as many query rows as the output projection reads: half of them are a gate."""
-    return _outputs(block.held[0]) == 2 * _inputs(block.held[-1])
+    return _outputs(block.held[0]) == 2 * _inputs(block.held[-1]) > 0
 
 
 def _one_key_per_head(block: Block) -> bool:
@@ -277,7 +277,7 @@ GROUPS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "in", "up": "in"
 
 # What a layer may consist of, by the classes of its children, if it has no attention or no MLP.
 # Anything else with weights might be one under an unknown name.
-_MIXERS = r"mamba|bamba|mixer|conv|recurrent|rglru|rwkv|mlstm"
+_MIXERS = r"mamba|bamba|mixer|conv|recurrent|rglru|rwkv|lstm"
 WITHOUT_ATTENTION = re.compile(
     rf"^(?!.*(attention|attn)).*({_MIXERS}|mlp|moe|feedforward|norm)|rwkv", re.I
 )
@@ -386,10 +386,18 @@ def _blocks(
         names = [base + holder.suffix for holder in layout.holders]
         if not all(n in modules for n in names):
             continue
-        held = [modules[n] for n in names]
-        block = Block(modules[base.rstrip(".")], held, config)
+        inner = [_unwrapped(n, modules[n]) for n in names]
+        block = Block(modules[base.rstrip(".")], [module for _, module in inner], config)
         if layout.when is None or layout.when(block):
-            yield list(zip(layout.holders, names, held, strict=True))
+            yield [(h, n, m) for h, (n, m) in zip(layout.holders, inner, strict=True)]
+
+
+def _unwrapped(name: str, module: Module) -> tuple[str, Module]:
+    """Return the one linear map inside a wrapper, which is hooked itself (Moshi)."""
+    inside = [(n, child) for n, child in module.named_children() if _has_matrix(child)]
+    if hasattr(module, "weight") or len(inside) != 1:
+        return name, module
+    return _unwrapped(f"{name}.{inside[0][0]}", inside[0][1])
 
 
 def _place(
@@ -407,9 +415,7 @@ def _place(
     return Place(name, module, layer, GROUPS[projections[0]], projections, divide)
 
 
-def _check_split(
-    holder: Holder, name: str, module: Module, config: PretrainedConfig
-) -> None:
+def _check_split(holder: Holder, name: str, module: Module, config: PretrainedConfig) -> None:
     """Check that a module is one linear map, and that its split gives each row to one part."""
     import torch
 
@@ -452,7 +458,9 @@ def _refuse_nowhere(model: PreTrainedModel, surveyed: Coverage) -> None:
     missing = [p for p in asked if p not in held]
     if "q" in asked and not held:
         kinds = ", ".join(sorted(set(surveyed.absent.values())))
-        raise UserError(f"{name} has no attention: its {surveyed.layers} layers are made of {kinds}")
+        raise UserError(
+            f"{name} has no attention: its {surveyed.layers} layers are made of {kinds}"
+        )
     if missing:
         raise UserError(
             f"{name} has no projection {', '.join(missing)} in any layer; of those asked it has "
@@ -562,14 +570,14 @@ def _outputs(module: Module) -> int:
     for name in ("out_features", "nf"):  # Conv1D stores its weight as (in, out)
         if hasattr(module, name):
             return getattr(module, name)
-    return module.weight.shape[0]
+    return module.weight.shape[0] if hasattr(module, "weight") else 0
 
 
 def _inputs(module: Module) -> int:
     for name in ("in_features", "nx"):
         if hasattr(module, name):
             return getattr(module, name)
-    return module.weight.shape[-1]
+    return module.weight.shape[-1] if hasattr(module, "weight") else 0
 
 
 def _ranges(layers: list[int]) -> str:

@@ -178,7 +178,8 @@ def _capture(
     """Hook the places of a model, and refuse the pass if one of them did not arrive once."""
 
     def open_graph(_module, _args, output):
-        return output.requires_grad_(True)
+        # a copy, since some models go on to scale their embeddings in place
+        return output.requires_grad_(True).clone()
 
     groups: dict[tuple[int, str], _Group] = {}
     for place in places:
