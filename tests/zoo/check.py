@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from layergrad.errors import UserError
 from layergrad.models.encode import Encoded
 from layergrad.models.layouts import coverage, find_places
 from layergrad.spectra.batches import pad
+from layergrad.spectra.extract import bytes_per_token
 from layergrad.spectra.measure import _Collector, measure
 from tests.zoo.models import tiny_model
 from tests.zoo.view import View, expected
@@ -67,7 +69,7 @@ def check(model: torch.nn.Module, projections: list[str]) -> Verdict:
     model = copy.deepcopy(model).requires_grad_(False)
     exact = _float64(model)
     try:
-        runs = []
+        runs, _ = [], bytes_per_token(exact)  # what a GPU would ask first
         for queued in (False, True):
             used = copy.deepcopy(exact)
             runs.append(_run(used, find_places(used, projections), projections, queued))
@@ -163,10 +165,8 @@ def _run(model, places, projections, queued: bool = False) -> list:
 def _float64(model: torch.nn.Module) -> torch.nn.Module:
     """Return the model in float64, or as it is if parts of it know float32 only."""
     exact = copy.deepcopy(model).double()
-    try:
+    with contextlib.suppress(Exception):
         exact.set_experts_implementation("eager")  # the fused kernels know no float64
-    except Exception:
-        pass
     try:
         with torch.no_grad():
             exact(input_ids=torch.tensor([SAMPLES[0].ids]), use_cache=False)

@@ -1,4 +1,4 @@
-"""Shapes of published checkpoints that the defaults of a type do not show, and multimodal models."""
+"""Shapes of published checkpoints that a type's defaults do not show, and multimodal models."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _concatenated(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
 
 
 def _grouped(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """Groups of [queries..., key, value], one group a key head (GPT-NeoX, Falcon, Bloom).
+    """[queries..., key, value] in groups, one per key head (GPT-NeoX, Falcon, Bloom).
 
     With as many key heads as query heads this is [q, k, v] per head, with one key head it is
     multi-query attention.

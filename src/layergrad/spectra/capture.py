@@ -24,6 +24,10 @@ from layergrad.errors import UserError
 from layergrad.models.layouts import Place
 from layergrad.models.lengths import companies, forget
 
+# Where tokens see only earlier ones, the gradient at the last token of a sample is zero; this part
+# of the gradient at the first predicting token is rounding.
+INFLUENCE = 1e-5
+
 # (layer, projections, X (batch, T, in), D of each projection (batch, T, out))
 Receive = Callable[[int, list[str], Tensor, list[Tensor]], None]
 
@@ -94,8 +98,8 @@ def gradient_factors(
         logits = model(input_ids=batch.ids, use_cache=False).logits
         if logits.shape[:-1] != targets.shape:
             raise UserError(
-                f"{type(model).__name__} does not make its logits with its output layer alone: they "
-                f"have shape {tuple(logits.shape)} for {len(targets)} predicted tokens"
+                f"{type(model).__name__} does not make its logits with its output layer alone: "
+                f"they have shape {tuple(logits.shape)} for {len(targets)} predicted tokens"
             )
         losses = functional.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits,
@@ -175,7 +179,7 @@ def _logits_at(model: PreTrainedModel, sample: Tensor, position: Tensor) -> Iter
 def _capture(
     model: PreTrainedModel, places: list[Place], batch: Batch, receive: Receive
 ) -> Iterator[None]:
-    """Hook the places of a model, and refuse the pass if one of them did not arrive once."""
+    """Capture the factors of places, and refuse the pass if one of them did not arrive once."""
 
     def open_graph(_module, _args, output):
         # a copy, since some models go on to scale their embeddings in place
@@ -207,12 +211,16 @@ class _Group:
 
     def __init__(self, layer: int, batch: Batch, receive: Receive):
         self.layer, self.batch, self.receive = layer, batch, receive
+        device = batch.ids.device
+        self.rows = torch.arange(len(batch.lengths), device=device)
+        self.last = torch.tensor(batch.lengths, device=device) - 1
+        self.first = torch.tensor(batch.starts, device=device) - 1
         self.places: list[Place] = []
         self.inputs: dict[str, tuple[Tensor, int]] = {}
         self.gradients: dict[str, Tensor] = {}
         self.called: set[str] = set()
         self.arrived: set[str] = set()
-        self.last: dict[str, Tensor] = {}
+        self.later: dict[str, Tensor] = {}
 
     def hook(self, place: Place):
         def on_forward(_module, args, output):
@@ -249,7 +257,7 @@ class _Group:
             for held in sharing:
                 divided = held.divide(gradients[held.name])
                 parts.update(zip(held.projections, divided, strict=True))
-                self.last[held.name] = self._of_last_tokens(gradients[held.name])
+                self.later[held.name] = self._of_last_tokens(gradients[held.name])
             X = self._by_token(sharing[0], inputs[sharing[0].name][0])
             self.receive(self.layer, list(parts), X, list(parts.values()))
 
@@ -268,7 +276,7 @@ class _Group:
         return list(together.values())
 
     def _by_token(self, place: Place, factor: Tensor) -> Tensor:
-        """Return a factor as (batch, T, width); some modules see (batch * T, width) or more axes."""
+        """Return a factor as (batch, T, width); some modules see (batch * T, width), or more."""
         batch, tokens = self.batch.ids.shape
         axes = [size for size in factor.shape[:-1] if size != 1]
         if axes not in ([n for n in (batch, tokens) if n != 1], [batch * tokens]):
@@ -279,9 +287,15 @@ class _Group:
         return factor.reshape(batch, tokens, factor.shape[-1])
 
     def _of_last_tokens(self, gradient: Tensor) -> Tensor:
-        """Return the largest entry at the last token of any sample, without waiting for it."""
-        rows = torch.arange(len(self.batch.lengths))
-        return gradient[rows, [length - 1 for length in self.batch.lengths]].abs().amax()
+        """Return how large the gradient is at the last tokens, relative to the first predicting.
+
+        A scalar on the gradient's device, so that nothing waits for it.
+        """
+        sizes = [
+            gradient[self.rows.to(gradient.device), where.to(gradient.device)].abs().amax()
+            for where in (self.last, self.first)
+        ]
+        return sizes[0] / sizes[1]
 
 
 def _refuse_missing(model: PreTrainedModel, missing: list[Place]) -> None:
@@ -294,8 +308,8 @@ def _refuse_missing(model: PreTrainedModel, missing: list[Place]) -> None:
         )
     named = ", ".join(place.name for place in missing[:4]) + (", ..." if missing[4:] else "")
     raise UserError(
-        f"{len(missing)} modules were not called, or did not contribute to the loss: {named}. Their "
-        "projections would be missing from the spectra"
+        f"{len(missing)} modules were not called, or did not contribute to the loss: {named}. "
+        "Their projections would be missing from the spectra"
     )
 
 
@@ -307,13 +321,13 @@ def _refuse_later_tokens(groups: list[_Group]) -> None:
     """
     names, values = [], []
     for group in groups:
-        names += list(group.last)
-        values += list(group.last.values())
-    largest = [value.to(values[0].device).double() for value in values]
-    found = torch.stack(largest).tolist() if largest else []
-    seen = [name for name, value in zip(names, found, strict=True) if value > 0]
+        names += list(group.later)
+        values += list(group.later.values())
+    shares = [value.to(values[0].device).float() for value in values]
+    found = torch.stack(shares).tolist() if shares else []
+    seen = [name for name, value in zip(names, found, strict=True) if value > INFLUENCE]
     if seen:
         raise UserError(
-            f"{seen[0]}: the last token of a sample influences earlier predictions: tokens attend to "
-            "later ones, so the loss of a next token is not defined for this model"
+            f"{seen[0]}: the last token of a sample influences earlier predictions: tokens attend "
+            "to later ones, so the loss of a next token is not defined for this model"
         )

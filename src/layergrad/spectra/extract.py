@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from layergrad.models.encode import Encoded
-from layergrad.models.layouts import find_places, text_config
+from layergrad.models.layouts import find_places, layer_config, layer_count, text_config
 from layergrad.spectra.batches import pack, pad
 from layergrad.spectra.measure import Measured, measure
 
@@ -123,19 +123,25 @@ def _checked(result: Measured) -> Measured | Failed:
 
 
 def default_budget(model: PreTrainedModel, device: torch.device) -> int:
-    """Return a token budget: one sample at a time on a CPU, from free memory on CUDA.
-
-    The estimate counts what the backward pass keeps for one token: about sixteen vectors of the
-    hidden width and three of the MLP's in each layer, and four of the vocabulary in float32.
-    """
+    """Return a token budget: one sample at a time on a CPU, from free memory on CUDA."""
     if device.type != "cuda":
         return CPU_BUDGET
-    config = text_config(model.config)
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    kept = config.num_hidden_layers * (16 * config.hidden_size + 3 * inner)
-    bytes_per_token = kept * model.dtype.itemsize + 16 * config.vocab_size
     free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-    return max(int(MEMORY_SHARE * free / bytes_per_token), 1)
+    return max(int(MEMORY_SHARE * free / bytes_per_token(model)), 1)
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Estimate what the backward pass keeps for one token.
+
+    About sixteen vectors of the hidden width and three of the MLP's in each layer, and four of the
+    vocabulary in float32.
+    """
+    kept = 0
+    for index in range(layer_count(model.config)):
+        config = layer_config(model.config, index)  # layers may differ in width
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        kept += 16 * config.hidden_size + 3 * (max(inner) if isinstance(inner, list) else inner)
+    return kept * model.dtype.itemsize + 16 * text_config(model.config).vocab_size
 
 
 def peak_memory() -> int:

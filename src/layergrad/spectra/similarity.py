@@ -110,7 +110,7 @@ def write_similarity(
     projections = plan.study.extraction.projections
     places = find_places(loaded, projections)
     budget = plan.study.runtime.token_budget or default_budget(loaded, device)
-    layers = sorted({place.layer for place in places})
+    measured = [(p.layer, name) for p in places for name in p.projections if name in projections]
     groups = _by_instruction(tokens.samples)
     rows: list[dict[str, Any]] = []
     with Progress(f"similarity {model}", len(groups), "instruction") as progress:
@@ -128,7 +128,7 @@ def write_similarity(
                     if len(pairs) > 1:
                         batches.extendleft(([a, b], [(a, b)]) for a, b in reversed(pairs))
                         continue
-                    values = {(layer, p): [None] for layer in layers for p in projections}
+                    values = {place: [None] for place in measured}
                 rows += [
                     {
                         "model": model,

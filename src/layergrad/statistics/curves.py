@@ -88,8 +88,9 @@ def values(frame: pl.DataFrame, metrics: list[str], where: str) -> Values:
         or frame.select("row", "layer", "projection").is_duplicated().any()
     ):
         raise UserError(
-            f"{where}: has {frame.height} spectra, but {len(samples)} samples x {len(places)} places "
-            f"(layer and projection) make {len(samples) * len(places)}: delete it and extract it again"
+            f"{where}: has {frame.height} spectra, but {len(samples)} samples x {len(places)} "
+            f"places (layer and projection) make {len(samples) * len(places)}: delete it and "
+            "extract it again"
         )
     # hybrid models have layers without attention, and layers that take keys and values of others
     array = np.full(
