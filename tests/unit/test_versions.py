@@ -19,13 +19,14 @@ from layergrad.plan import ENGINE_VERSION
 ENGINE = [
     "models/encode.py",
     "models/layouts.py",
+    "models/lengths.py",
     "spectra/capture.py",
     "spectra/factors.py",
     "spectra/kernels.cu",
     "spectra/measure.py",
     "spectra/solvers.py",
 ]
-DECIDED = {1: "b85011c4d1a28252"}
+DECIDED = {1: "b85011c4d1a28252", 2: "a2d1c48d8fda542b"}
 
 
 def fingerprint(text: str, name: str) -> str:

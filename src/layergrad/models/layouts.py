@@ -130,14 +130,14 @@ def _key_heads(output: Tensor, config: PretrainedConfig) -> int:
 
 
 def _concatenated(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[q | k | v] (GPT-2, Phi-3, MPT, DBRX)."""
+    """Split [q | k | v] (GPT-2, Phi-3, MPT, DBRX)."""
     query, width = _heads(config)
     keys = _key_heads(output, config) * width
     return list(output.split([query * width, keys, keys], dim=-1))
 
 
 def _grouped(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[queries..., key, value] in groups, one per key head (GPT-NeoX, Falcon, Bloom).
+    """Split [queries..., key, value] per key head (GPT-NeoX, Falcon, Bloom).
 
     With as many key heads as query heads this is [q, k, v] per head, with one key head it is
     multi-query attention.
@@ -150,32 +150,32 @@ def _grouped(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
 
 
 def _four_cores(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[q | v | k] on each of the four cores that CodeGen was trained on."""
+    """Split [q | v | k] on each of the four cores that CodeGen was trained on."""
     q, v, k = output.unflatten(-1, (4, 3, -1)).unbind(-2)
     return [part.flatten(-2) for part in (q, k, v)]
 
 
 def _with_gate(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[query, gate of the attention's output] per head (Qwen3-Next, Qwen3.5)."""
+    """Split [query, gate of the attention's output] per head (Qwen3-Next, Qwen3.5)."""
     q, gate = output.unflatten(-1, (config.num_attention_heads, 2, -1)).unbind(-2)
     return [q.flatten(-2), gate.flatten(-2)]
 
 
 def _latent(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[key without position, value] per head, from the shared latent (DeepSeek V2 and V3)."""
+    """Split [key without position, value] per head, from the shared latent (DeepSeek V2 and V3)."""
     sizes = [config.qk_nope_head_dim, config.v_head_dim]
     k, v = output.unflatten(-1, (-1, sum(sizes))).split(sizes, dim=-1)
     return [k.flatten(-2), v.flatten(-2)]
 
 
 def _delta(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[q | k | v] of a gated delta net (Qwen3.5)."""
+    """Split [q | k | v] of a gated delta net (Qwen3.5)."""
     keys = config.linear_num_key_heads * config.linear_key_head_dim
     return list(output.split([keys, keys, output.shape[-1] - 2 * keys], dim=-1))
 
 
 def _delta_grouped(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[q, k, values..., gates...] per key head of a gated delta net (Qwen3-Next)."""
+    """Split [q, k, values..., gates...] per key head of a gated delta net (Qwen3-Next)."""
     heads, width = config.linear_num_key_heads, config.linear_key_head_dim
     value = config.linear_num_value_heads // heads * config.linear_value_head_dim
     parts = output.unflatten(-1, (heads, -1)).split([width, width, value, value], dim=-1)
@@ -183,7 +183,7 @@ def _delta_grouped(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
 
 
 def _halves(output: Tensor, config: PretrainedConfig) -> list[Tensor]:
-    """[gate | up] (Phi-3)."""
+    """Split [gate | up] (Phi-3)."""
     return list(output.chunk(2, dim=-1))
 
 
