@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -190,3 +191,73 @@ class Encoder:
             return text
         rest = text[start:]
         return bos + rest if bos and text.startswith(bos) and not rest.startswith(bos) else rest
+
+
+Marked = list[tuple[str, bool]]
+
+
+def view(encoder: Encoder, encoded: Encoded) -> Marked:
+    """Return the text of every token of a sample, and whether the token is in the loss.
+
+    Parameters
+    ----------
+    encoder
+        The encoder that wrote the sample.
+    encoded
+        The sample.
+
+    Returns
+    -------
+    list of (str, bool)
+        One pair per token, in order. A token that is no whole character (bytes of one) is given as
+        the vocabulary writes it.
+    """
+    texts = [_text_of(encoder.tokenizer, encoded.ids, i) for i in range(len(encoded.ids))]
+    return [(text, i >= encoded.start) for i, text in enumerate(texts)]
+
+
+def _text_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], i: int) -> str:
+    """Return what a token adds to the text of the one before it.
+
+    Decoded alone, a token of sentencepiece would lose the space that it begins with.
+    """
+    before = decode(tokenizer, ids[max(i - 1, 0) : i])
+    both = decode(tokenizer, ids[max(i - 1, 0) : i + 1])
+    added = both[len(before) :]
+    if both.startswith(before) and added and "\ufffd" not in added:
+        return added
+    return str(tokenizer.convert_ids_to_tokens(ids[i]))
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
+    """Return the text of tokens, special ones and all spaces included."""
+    return tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+
+def printed(view: Marked, limit: int = 40) -> str:
+    r"""Return a view on one line: the prompt as text, then each token in the loss between « and ».
+
+    Line breaks are written as ``\n``. Of more than `limit` tokens in the loss, and of more than ten
+    times as many characters of the prompt, the middle is left out; how much is said.
+    """
+    prompt = "".join(text for text, in_loss in view if not in_loss)
+    loss = [f"«{text}»" for text, in_loss in view if in_loss]
+    half = limit // 2
+    if len(loss) > limit:
+        loss[half:-half] = [f" ... {len(loss) - 2 * half} tokens ... "]
+    if len(prompt) > 10 * limit:
+        left_out = f" ... {len(prompt) - 10 * limit} characters ... "
+        prompt = prompt[: 5 * limit] + left_out + prompt[-5 * limit :]
+    return escaped(prompt + "".join(loss))
+
+
+def escaped(text: str) -> str:
+    r"""Return a text on one line: line breaks and other control characters as ``\n``, ``\t``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def notes(encoder: Encoder) -> list[str]:
+    """Return what a user should know about the prompts that an encoder writes, a line each."""
+    return []
