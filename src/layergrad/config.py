@@ -7,6 +7,7 @@ model, and raises one :class:`~layergrad.errors.UserError` that lists all that i
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 from collections.abc import Iterable
@@ -55,6 +56,8 @@ CONTROLS = (
 )
 RESPONSE_ORDER = ("none", "simplified", "detailed", "len100", "len500", "len1000")
 CORRECT = "correct"
+# What chat templates take for today: the date that Llama 3 writes where it is given none.
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
 # Ends the name of a response cut to as many tokens as the one it is compared with.
 CUT = "_cut"
 
@@ -146,6 +149,10 @@ ModelSource = Annotated[
 ]
 
 
+# Settings of a model that mean something with a chat template alone.
+_OF_TEMPLATES = {"system", "template", "template_arguments", "date"}
+
+
 class ModelSpec(Entry):
     """One initial model: which weights, in which precision, and how samples are written for it."""
 
@@ -167,6 +174,16 @@ class ModelSpec(Entry):
     system: str | None = Field(
         None,
         description="System turn of the chat template; null: none (`paper` adds the authors' own).",
+    )
+    template: str | None = Field(
+        None, description="Which of several named chat templates; null: the default one."
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Variables of the chat template, such as `enable_thinking: false`.",
+    )
+    date: datetime.date = Field(
+        TEMPLATE_DATE, description="Date that chat templates write as today's (YYYY-MM-DD)."
     )
     dtype: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="Precision of weights and activations."
@@ -191,7 +208,21 @@ class ModelSpec(Entry):
     def content(self) -> dict[str, Any]:
         """Return what decides the spectra: not the names, nor how many GPUs carry the weights."""
         counted = {"source", "protocol", "chat", "system", "dtype", "attention"}
-        return self.model_dump(mode="json", include=counted)
+        content = self.model_dump(mode="json", include=counted)
+        # newer settings count once they are used, so that adding them changed no key
+        newer = _OF_TEMPLATES - counted
+        return content | self.model_dump(mode="json", include=newer, exclude_defaults=True)
+
+    @model_validator(mode="after")
+    def _used(self) -> ModelSpec:
+        given = self.model_dump(include=_OF_TEMPLATES, exclude_defaults=True)
+        if given and not self.chat:
+            raise ValueError(
+                f"{', '.join(sorted(given))}: only chat templates have that; set `chat: true`"
+            )
+        if self.protocol == "paper" and self.system is not None:
+            raise ValueError("system: the paper's protocol has its own; set `protocol: clean`")
+        return self
 
 
 # -------------------------------------------------------------------------------------- datasets

@@ -163,7 +163,7 @@ SAMPLES = Table(
         **_CELL,
         "samples": pl.Int32,
         "failed": pl.Int32,
-        # "no_response_tokens: 3; truncated: 1", empty if none failed
+        # "no_response_tokens: 3; too_long: 1", empty if none failed
         "reasons": pl.String,
         # means over the samples, null in an empty cell
         "tokens": pl.Float64,

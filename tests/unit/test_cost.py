@@ -38,7 +38,7 @@ def write_cell(planned, cell, rows, failed):
         "content": "c",
     }
     spectra = pl.DataFrame([spectrum] * rows, schema=SPECTRA.schema)
-    failure = {**names, "reason": "truncated", "detail": ""}
+    failure = {**names, "reason": "too_long", "detail": ""}
     failures = pl.DataFrame([failure] * failed, schema=FAILURES.schema)
     write_table(spectra, SPECTRA, file, {})
     write_table(failures, FAILURES, file.with_suffix(".failures.parquet"), {})

@@ -55,9 +55,6 @@ def test_paper_asks_for_its_system_turn_and_does_without_where_it_is_refused():
 
 def test_clean_drops_a_default_system_turn_unless_one_is_asked_for():
     assert encoder("clean", True, template=SYSTEM).prompt("q") == "<|user|>\nq\n<|assistant|>\n"
-    assert "I am a default." in encoder("paper", True, template=SYSTEM, system=None)._template(
-        [{"role": "user", "content": "q"}]
-    )
     asked = encoder("clean", True, system="Be brief.", template=SYSTEM).prompt("q")
     assert asked == "<|system|>\nBe brief.\n<|user|>\nq\n<|assistant|>\n"
 
@@ -67,7 +64,7 @@ def test_paper_cuts_what_is_too_long_and_clean_refuses_it():
     assert len(sample.ids) == 20 and sample.full_length == 42 and sample.start == 12
     with pytest.raises(SampleError, match="max_length 20") as caught:
         encoder("clean", max_length=20).encode("q" * 10, "r" * 30)
-    assert caught.value.reason == "truncated"
+    assert caught.value.reason == "too_long"
 
 
 @pytest.mark.parametrize(("instruction", "response"), [("q" * 30, "r"), ("q", "")])

@@ -148,7 +148,7 @@ def test_an_instruction_that_lacks_one_response_is_lost_to_both_with_the_reason(
     for response in ("none_cut", "detailed_cut"):
         file = Path(plan.cell_file(cell(plan, response)))
         failures = read_table(file.with_suffix(".failures.parquet"), FAILURES)
-        assert failures["reason"].to_list() == ["truncated"]
+        assert failures["reason"].to_list() == ["too_long"]
         assert read_table(file, SPECTRA)["row"].n_unique() == 5
     none = read_table(plan.cell_file(cell(plan, "none")), SPECTRA)
     assert none["row"].n_unique() == 6

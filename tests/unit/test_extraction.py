@@ -103,7 +103,7 @@ def test_every_row_ends_in_spectra_or_failures(folder):
             read_table(cell["failures"], FAILURES),
         )
         assert spectra["row"].unique().sort().to_list() == [0, 1, 3]
-        assert failures["row"].to_list() == [2] and failures["reason"].to_list() == ["truncated"]
+        assert failures["row"].to_list() == [2] and failures["reason"].to_list() == ["too_long"]
         assert (cell["samples"], cell["failed"]) == (3, 1)
         assert spectra.group_by("row").len()["len"].to_list() == [8, 8, 8]
 

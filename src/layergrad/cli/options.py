@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,24 @@ Statistics = Annotated[Path, typer.Option(help="Folder of the tables over all pa
 Preflight = Annotated[Path | None, typer.Option(help="What `preflight` wrote.")]
 ParquetFile = Annotated[Path, typer.Option(help="Parquet file to write.")]
 JsonFile = Annotated[Path, typer.Option(help="JSON file to write.")]
+
+
+def template_arguments(given: list[str]) -> dict[str, Any]:
+    """Read options ``NAME=VALUE``; a value is written as in YAML: ``false``, ``3``, ``low``."""
+    import yaml
+
+    from layergrad.errors import UserError
+
+    arguments = {}
+    for option in given:
+        name, equals, value = option.partition("=")
+        try:
+            arguments[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not (name and equals):
+            raise UserError(f"--template-argument {option}: write NAME=VALUE")
+    return arguments
 
 
 def plan_of(study: Path) -> Plan:

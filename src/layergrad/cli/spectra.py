@@ -19,6 +19,7 @@ from layergrad.cli.options import (
     Samples,
     Study,
     plan_of,
+    template_arguments,
 )
 
 
@@ -96,6 +97,13 @@ def extract(
     protocol: Annotated[str, typer.Option(help="paper or clean.")] = "clean",
     chat: Annotated[bool, typer.Option(help="Use the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System turn of the chat template.")] = None,
+    template: Annotated[str | None, typer.Option(help="Which of several chat templates.")] = None,
+    template_argument: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the chat template, as in YAML.")
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(help="Date that the chat template takes for today's.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
@@ -121,6 +129,9 @@ def extract(
         "protocol": protocol,
         "chat": chat,
         "system": system,
+        "template": template,
+        "template_arguments": template_arguments(template_argument or []),
+        **({"date": date} if date else {}),
         "dtype": dtype,
         "attention": attention,
     }
@@ -133,7 +144,10 @@ def extract(
         )
         study = single_study(model, samples, settings, extraction, runtime)
     except ValidationError as error:
-        faults = [f"  --{fault['loc'][0]}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            "  " + "".join(f"--{option}: " for option in fault["loc"][:1]) + fault["msg"]
+            for fault in error.errors()
+        ]
         raise UserError("\n".join(["these options are not valid:", *faults])) from None
     counts = extract_file(study, output, limit)
     typer.echo(f"{output}: {counts['samples']} samples, {counts['failed']} failed", err=True)

@@ -15,6 +15,7 @@ from layergrad.config import RESPONSE_ORDER
 from layergrad.datasets.answers import final_answer, same_answer, split_closing
 from layergrad.datasets.pool import right_answer
 from layergrad.datasets.sentences import doubled_punctuation, fragments
+from layergrad.models.prompts import REASONS, UNWRITTEN
 from layergrad.tables import AUDIT, conform
 
 MEASURES = {
@@ -34,7 +35,7 @@ MEASURES = {
     "response_tokens": "tokens of a response, median",
     "longest": "tokens of the longest sample",
     "too_long": "rows with more tokens than max_length",
-    "no_response_tokens": "rows whose response lies wholly beyond max_length",
+    **{reason: f"rows that fail: {why}" for reason, why in REASONS.items() if reason != "too_long"},
 }
 
 SHOULD_BE_ZERO = (
@@ -43,8 +44,7 @@ SHOULD_BE_ZERO = (
     "unchanged",
     "own_sentences",
     "doubled_punctuation",
-    "too_long",
-    "no_response_tokens",
+    *REASONS,
 )
 
 
@@ -201,23 +201,25 @@ def _right_answer(sample: str, right: dict[str, dict[str, str]]) -> str | None:
 def _tokens(cell: pl.DataFrame, encoder) -> dict[str, float]:
     from layergrad.models.encode import SampleError
 
-    lengths, responses, lost = [], [], 0
+    lengths, responses, failed = [], [], Counter()
     for instruction, text in cell.select("instruction", "response_text").iter_rows():
         try:
             encoded = encoder.encode(instruction, text)
         except SampleError as error:
-            lost += error.reason == "no_response_tokens"
-            text = encoder.prompt(instruction) + text
-            lengths.append(len(encoder.tokenizer(text)["input_ids"]))
+            failed[error.reason] += 1
+            if error.reason not in UNWRITTEN:
+                text = encoder.prompt(instruction) + text
+                lengths.append(len(encoder.tokenizer(text)["input_ids"]))
             continue
         lengths.append(encoded.full_length)
         responses.append(encoded.response_tokens)
     return {
-        "tokens": _median(lengths),
-        "longest": max(lengths),
+        "tokens": _median(lengths) if lengths else 0,
+        "longest": max(lengths, default=0),
         "response_tokens": _median(responses) if responses else 0,
         "too_long": sum(length > encoder.max_length for length in lengths),
-        "no_response_tokens": lost,
+        "no_response_tokens": failed.pop("no_response_tokens", 0),
+        **{reason: failed[reason] for reason in REASONS if reason != "too_long" and failed[reason]},
     }
 
 

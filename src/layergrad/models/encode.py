@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from layergrad.config import TEMPLATE_DATE
 from layergrad.errors import UserError
+from layergrad.models.prompts import Chat, SampleError, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAPER_SYSTEM = "You are a helpful assistant."
+
+# What a response may stand behind to be written as if it stood alone: the first that no token of
+# the response takes in. A line break first, since most prompts end in one.
+_ANCHORS = ("\n", "a", ".", "0", " ")
 
 
 @dataclass(frozen=True)
@@ -43,35 +50,54 @@ class Encoded:
         return Encoded(self.ids[: self.start + response_tokens], self.start, self.full_length)
 
 
-class SampleError(Exception):
-    """A sample that cannot be measured: `reason` for the failures table, message for detail."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class Encoder:
-    """Writes samples as tokens for one model.
+    r"""Writes samples as tokens for one model.
+
+    **The clean protocol.** The tokens in the loss are the text of the response, all of it and
+    nothing else, after the tokenizer's own normaliser; every sample is verified, and fails
+    otherwise. Prompt and response are written as one text, and character offsets decide where the
+    response begins. A token that would hold characters of both (``\n`` of the prompt and
+    ``\n\n`` of the response, or a space that goes to the word behind it) is not allowed: prompt
+    and response are then written apart. This is the one rule that keeps both contracts: to put the
+    token in the loss would train on the prompt, to leave it out would not train on the whole
+    response, and to refuse the sample would take answers that begin with a line break or an
+    indentation out of every study. It is also what a model meets in use, where the prompt's tokens
+    are fixed before the first token of the answer is chosen. Where this cannot be done the sample
+    fails with the reason ``boundary``.
+
+    There is one BOS if the template writes one or the tokenizer adds one, never two; a tokenizer
+    that has a BOS and adds none, as that of GPT-2, gets none. What a tokenizer adds at the end
+    (EOS) is left out: an EOS is in the loss only if the text of the response holds it.
+
+    **The paper's protocol** is what the authors did: the text is tokenised with special tokens
+    whatever the chat template already holds (two BOS for Llama and Gemma), the response begins
+    after as many tokens as the prompt has alone, so that a token that holds characters of both
+    counts as prompt, and what exceeds `max_length` is cut off. Where that count would put tokens of
+    the prompt in the loss, the sample fails (``boundary``).
 
     Attributes
     ----------
     tokenizer
         A fast tokenizer.
     protocol
-        ``paper``: text is tokenised with special tokens whatever the chat template already holds
-        (two BOS for Llama and Gemma), the boundary is the token count of the text before the last
-        occurrence of the response, and what exceeds `max_length` is cut off. ``clean``: one BOS,
-        the boundary from character offsets, and a sample that does not fit is refused.
+        ``paper`` or ``clean``.
     chat
         Write the instruction with the chat template.
     system
-        System turn; ``paper`` always uses the authors' own where the template accepts one.
+        System turn; None: none, also where the template writes one unasked. ``paper`` always uses
+        the authors' own where the template writes it, and else what the template writes.
     max_length
         Longest sample, in tokens.
     cut
         Keep only this many response tokens; None keeps all.
+    template, template_arguments, day
+        Of :class:`~layergrad.models.prompts.Template`.
+
+    Raises
+    ------
+    UserError
+        If the chat template does not write prompts as asked for.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,26 +106,34 @@ class Encoder:
     system: str | None
     max_length: int
     cut: int | None = None
+    template: str | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    day: date = TEMPLATE_DATE
 
     def __post_init__(self) -> None:
-        if self.chat and not self.tokenizer.chat_template:
-            raise UserError(
-                "chat is on, but the tokenizer has no chat template: turn it off (`chat: false`, "
-                "`--no-chat`) for this model"
-            )
         if self.protocol == "clean" and not self.tokenizer.is_fast:
             raise UserError("the clean protocol needs a fast tokenizer (tokenizer.json)")
+        if self.chat:
+            self.turns.check()
+
+    @cached_property
+    def turns(self) -> Chat:
+        """Writes instructions with the chat template."""
+        template = Template(self.tokenizer, self.template, self.template_arguments, self.day)
+        if self.protocol == "clean":
+            return Chat(template, self.system, bare=self.system is None)
+        asked = Chat(template, PAPER_SYSTEM)
+        return asked if asked.is_possible else Chat(template, None)
 
     def prompt(self, instruction: str) -> str:
-        """Return the text before the response."""
-        if not self.chat:
-            return instruction + "\n"
-        user = {"role": "user", "content": instruction}
-        system = PAPER_SYSTEM if self.protocol == "paper" else self.system
-        if system is not None and (self.protocol == "clean" or self._accepts_system):
-            return self._template([{"role": "system", "content": system}, user])
-        text = self._template([user])
-        return text if self.protocol == "paper" else self._without_default_system(text, instruction)
+        """Return the text before the response.
+
+        Raises
+        ------
+        SampleError
+            ``instruction_missing`` or ``template``.
+        """
+        return self.turns.write(instruction) if self.chat else instruction + "\n"
 
     def encode(self, instruction: str, response: str) -> Encoded:
         """Return the tokens of a sample.
@@ -107,90 +141,167 @@ class Encoder:
         Raises
         ------
         SampleError
-            ``no_response_tokens`` or ``truncated``.
+            One of :data:`~layergrad.models.prompts.REASONS`.
         """
         prompt = self.prompt(instruction)
-        encoded = (
-            self._paper(prompt, response)
-            if self.protocol == "paper"
-            else (self._clean(prompt, response))
-        )
-        if self.cut is not None:
-            encoded = encoded.shortened(self.cut)
-        if encoded.response_tokens == 0:
+        if not response:
+            raise SampleError("no_response_tokens", "the response is empty")
+        write = self._paper if self.protocol == "paper" else self._clean
+        encoded = write(prompt, response)
+        return encoded if self.cut is None else encoded.shortened(self.cut)
+
+    # ----------------------------------------------------------------------------------- paper
+
+    def _paper(self, prompt: str, response: str) -> Encoded:
+        head, ids = self._with_added(prompt), self._with_added(prompt + response)
+        start = max(len(head), 1)
+        encoded = Encoded(tuple(ids[: self.max_length]), start, len(ids))
+        if not encoded.response_tokens:
             raise SampleError(
                 "no_response_tokens",
-                f"the prompt takes {encoded.start} tokens, max_length is {self.max_length}"
-                if response
-                else "the response is empty",
+                f"the prompt takes {start} tokens, max_length is {self.max_length}",
+            )
+        if not self._text(ids[:start]).startswith(self._text(head)):
+            text = self._text(ids)[len(self._text(ids[:start])) :]
+            raise SampleError(
+                "boundary", f"tokens of the prompt would be in the loss: {text[:60]!r}"
             )
         return encoded
 
-    def _paper(self, prompt: str, response: str) -> Encoded:
-        text = prompt + response
-        ids = self.tokenizer(text)["input_ids"]
-        start = len(self.tokenizer(text[: text.rfind(response)])["input_ids"])
-        return Encoded(tuple(ids[: self.max_length]), max(start, 1), len(ids))
+    def _with_added(self, text: str) -> list[int]:
+        """Return the tokens of a text with what the tokenizer adds, but for its end."""
+        ids = self._tokenise(text, add_special_tokens=True)["input_ids"]
+        end = self._added[1]
+        return ids[: -len(end)] if end and ids[-len(end) :] == end else ids
+
+    # ----------------------------------------------------------------------------------- clean
 
     def _clean(self, prompt: str, response: str) -> Encoded:
-        # a chat template writes its own BOS; without one the tokenizer adds it
-        encoding = self.tokenizer(
-            prompt + response, add_special_tokens=not self.chat, return_offsets_mapping=True
-        )
-        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        if ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
-            ids, offsets = (
-                ids[:-1],
-                offsets[:-1],
-            )  # an EOS that the tokenizer added: not in the loss
-        # the first token with a character of the response; special tokens cover no characters
-        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+        found = self._together(prompt, response) or self._apart(prompt, response)
+        ids, start = (*found[0], *found[1]), len(found[0])
         if len(ids) > self.max_length:
             raise SampleError(
-                "truncated", f"{len(ids)} tokens do not fit in max_length {self.max_length}"
+                "too_long",
+                f"{len(ids)} tokens do not fit in max_length {self.max_length}",
             )
-        return Encoded(tuple(ids), max(start, 1), len(ids))
+        if not start:
+            raise SampleError("no_prompt_tokens", "no token stands before the response")
+        return Encoded(ids, start, len(ids))
 
-    def _template(self, turns: list[dict[str, str]], generate: bool = True) -> str:
-        from jinja2.exceptions import TemplateError
+    def _together(self, prompt: str, response: str) -> tuple[list[int], list[int]] | None:
+        """Return the tokens of prompt and response as one text, None if a token holds both."""
+        encoding = self._tokenise(prompt + response, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+        if start == len(ids) or offsets[start][0] < len(prompt):
+            return None
+        head, tail = self._opened(ids[:start]), ids[start:]
+        # offsets leave out white space that some tokens begin with: what the tokens read as decides
+        alone = self._opened(self._ids(prompt))
+        if self._text(head) != self._text(alone) or not self._reads(head, tail, response):
+            return None
+        return head, tail
 
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generate
+    def _apart(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of prompt and response such that no token holds both.
+
+        The response is written behind a character that stays a token of its own, since alone it
+        would get the space that some tokenizers put before a text.
+        """
+        head = self._opened(self._ids(prompt))
+        tails = list(self._tails(response))
+        if not tails:
+            raise SampleError("boundary", f"the response {response[:40]!r} merges with any prompt")
+        for tail in tails:
+            if tail and self._reads(head, tail, response):
+                return head, tail
+        if not any(tails):
+            raise SampleError(
+                "no_response_tokens", f"the tokenizer makes no token of {response[:40]!r}"
             )
-        except TemplateError as error:
-            raise UserError(
-                f"the tokenizer's chat template refused the turns "
-                f"{[turn['role'] for turn in turns]}: {error}; set `system: null`"
-            ) from None
+        found = self._added_text(head, next(filter(None, tails)))
+        raise SampleError(
+            "response_changed", f"in tokens the response reads {_difference(found, response)}"
+        )
+
+    def _tails(self, response: str) -> Iterable[list[int]]:
+        for anchor in _ANCHORS:
+            before, both = self._ids(anchor), self._ids(anchor + response)
+            if both[: len(before)] == before:
+                yield both[len(before) :]
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        """Return the tokens of a prompt with exactly the BOS that the model is to see."""
+        bos, first = self.tokenizer.bos_token_id, self._added[0]
+        rest = list(ids)
+        while rest and rest[0] == bos:
+            rest.pop(0)
+        if len(rest) < len(ids) and bos not in first:
+            return [bos, *rest]
+        return rest if rest[: len(first)] == first else [*first, *rest]
 
     @cached_property
-    def _accepts_system(self) -> bool:
-        """Gemma's template refuses a system turn; the authors leave it out there."""
-        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-        try:
-            self._template(turns)
-        except UserError:
-            return False
-        return True
+    def _added(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer adds before and after any text."""
+        ids = self.tokenizer("a")["input_ids"]
+        own = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        for i in range(len(ids) - len(own) + 1):
+            if ids[i : i + len(own)] == own:
+                return ids[:i], ids[i + len(own) :]
+        return [], []
+
+    # ------------------------------------------------------------------------ what tokens read as
+
+    def _reads(self, head: list[int], tail: list[int], response: str) -> bool:
+        """Whether tokens behind others read as the response."""
+        found = self._added_text(head, tail)
+        if found is None or found == response:
+            return found is not None
+        found, wanted = self._normalised(found), self._normalised(response)
+        # some tokenizers put a space before whatever follows a special token
+        return found in (wanted, " " + wanted)
+
+    def _added_text(self, head: list[int], tail: list[int]) -> str | None:
+        before, both = self._text(head), self._text([*head, *tail])
+        return both.removeprefix(before) if both.startswith(before) else None
+
+    def _normalised(self, text: str) -> str:
+        """Return a text as the tokenizer sees it, without spaces if it does not keep them."""
+        text = self._normal(text)
+        return text if self._keeps_spaces else "".join(text.split())
+
+    def _normal(self, text: str) -> str:
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        text = normalizer.normalize_str(text) if normalizer else text
+        return text.replace("\u2581", " ")  # how sentencepiece writes a space
 
     @cached_property
-    def _user_opening(self) -> str:
-        """What the template writes before the words of a user's turn."""
-        turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "#answer#"}]
-        question = {"role": "user", "content": "#question#"}
-        closing = self._template(turns, generate=False).split("#answer#")[-1]
-        between = self._template([*turns, question], generate=False).split("#answer#")[-1]
-        return between.split("#question#")[0].removeprefix(closing)
+    def _keeps_spaces(self) -> bool:
+        """Whether spaces and line breaks can be read from tokens; WordPiece drops them."""
+        texts = ("a b", "a  b", "a\nb", "a.b")
+        read = [self._normal(self._text(self._ids(text))).lstrip(" ") for text in texts]
+        return read == [self._normal(text).lstrip(" ") for text in texts]
 
-    def _without_default_system(self, text: str, instruction: str) -> str:
-        """Drop the system turn that some templates write unasked; keep a BOS before it."""
-        start = text.find(self._user_opening + instruction.strip())
-        bos = self.tokenizer.bos_token
-        if start <= 0 or (bos and text[:start] == bos):
-            return text
-        rest = text[start:]
-        return bos + rest if bos and text.startswith(bos) and not rest.startswith(bos) else rest
+    def _text(self, ids: Iterable[int]) -> str:
+        return decode(self.tokenizer, ids)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenise(text)["input_ids"]
+
+    def _tokenise(self, text: str, add_special_tokens: bool = False, **options: Any) -> Any:
+        try:
+            return self.tokenizer(text, add_special_tokens=add_special_tokens, **options)
+        except (
+            Exception
+        ) as error:  # tokenizers raises plain ones, for a lone surrogate for instance
+            raise SampleError("tokenizer", f"the tokenizer refuses the text: {error}") from None
+
+
+def _difference(found: str | None, wanted: str) -> str:
+    """Return both texts from where they begin to differ."""
+    found = found or ""
+    same = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0)
+    return f"{found[same : same + 40]!r} instead of {wanted[same : same + 40]!r}"
 
 
 Marked = list[tuple[str, bool]]
@@ -231,6 +342,10 @@ def _text_of(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], i: int) -
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
     """Return the text of tokens, special ones and all spaces included."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if type(decoder).__name__ == "WordPiece":  # its own decoder rewrites "do not" as "don't"
+        words = tokenizer.convert_ids_to_tokens(list(ids))
+        return "".join(w[2:] if w.startswith("##") else f" {w}" for w in words).removeprefix(" ")
     return tokenizer.decode(
         list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -260,4 +375,18 @@ def escaped(text: str) -> str:
 
 def notes(encoder: Encoder) -> list[str]:
     """Return what a user should know about the prompts that an encoder writes, a line each."""
-    return []
+    told = encoder.turns.notes() if encoder.chat else []
+    if encoder.chat and encoder.protocol == "paper" and encoder.turns.system is None:
+        told.append("the template takes no system turn: the authors' own is left out")
+    bos = encoder.tokenizer.bos_token_id
+    try:
+        ids = encoder.encode("What is this?", "This.").ids
+    except SampleError:
+        return told
+    count = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+    if count > 1:
+        told.append(f"{count} BOS begin a sample, as in the paper")
+    if bos is not None and count == 0:
+        token = encoder.tokenizer.bos_token
+        told.append(f"no BOS begins a sample: the tokenizer has {token!r} and does not add it")
+    return told

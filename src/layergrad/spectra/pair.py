@@ -133,6 +133,9 @@ def make_encoder(plan: Plan, model: str, folder: str) -> Encoder:
         spec.system,
         settings.max_length,
         settings.response_tokens,
+        spec.template,
+        spec.template_arguments,
+        spec.date,
     )
 
 
