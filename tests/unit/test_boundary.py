@@ -11,11 +11,8 @@ from tokenizers import AddedToken
 
 from layergrad.models.encode import Encoder, decode, printed, view
 from layergrad.models.prompts import REASONS, SampleError
-from tokenizers_of_kinds import KINDS, tokenizer_of
+from tests.unit.tokenizers_of_kinds import KINDS, tokenizer_of
 
-TEMPLATE = (
-    "{{ '<s>' }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>"
-)
 SPACES = [kind for kind in KINDS if kind != "word piece"]
 ODD = ["\n\n6 and", "\n\n\n", "    return x", " Yes", "  ", "\tif", "Yes.\n", "\n Yes"]
 PROMPTS = ["Add 2", "Add 2 ", "Add 2  \n", "def f(x):\n    "]
@@ -24,7 +21,7 @@ PROMPTS = ["Add 2", "Add 2 ", "Add 2  \n", "def f(x):\n    "]
 def encoder(kind, protocol="clean", ending=None, **options):
     tokenizer = tokenizer_of(kind)
     if ending is not None:
-        tokenizer.chat_template = "{{ messages[0].content }}" + ending
+        tokenizer.chat_template = f"{{{{ messages[0].content + {ending!r} }}}}"
     return Encoder(tokenizer, protocol, ending is not None, None, 4096, **options)
 
 
@@ -64,7 +61,9 @@ def test_a_response_is_in_the_loss_whole_and_alone(kind, ending):
 
 
 @settings(max_examples=60, deadline=None)
-@given(kind=st.sampled_from(list(KINDS)), prompt=st.text(max_size=12), response=st.text(max_size=20))
+@given(
+    kind=st.sampled_from(list(KINDS)), prompt=st.text(max_size=12), response=st.text(max_size=20)
+)
 def test_any_text_is_written_whole_or_fails_with_a_reason(kind, prompt, response):
     made = encoder(kind)
     try:
@@ -90,9 +89,7 @@ def test_a_token_that_would_hold_both_is_written_apart():
     joined = made.tokenizer("Answer: Yes")["input_ids"]
     sample = made.encode("Answer:", "Yes")
     assert list(sample.ids) != joined  # there the space belongs to the word
-    assert [text for text, loss in view(made, sample) if loss] == ["Yes"] or in_loss(
-        made, sample
-    ) == "Yes"
+    assert in_loss(made, sample) == "Yes"
 
 
 def test_decomposed_text_is_the_response_of_a_tokenizer_that_composes():
@@ -132,7 +129,7 @@ def test_white_space_that_a_token_of_the_prompt_would_take_in_is_kept():
 @pytest.mark.parametrize("kind", ["unigram", "byte fallback"])  # they add one
 def test_one_bos_whoever_writes_it(kind, bos):
     tokenizer = tokenizer_of(kind)
-    tokenizer.chat_template = bos + "{{ messages[0].content }}\n"
+    tokenizer.chat_template = bos + "{{ messages[0].content }}"
     ids = Encoder(tokenizer, "clean", True, None, 99).encode("Add 2", "Yes").ids
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
 
@@ -150,18 +147,21 @@ def test_eos_is_in_the_loss_only_as_part_of_the_response(protocol):
     assert made.encode("Add 2", "Yes</s>").ids[-1] == eos
 
 
-def test_paper_counts_a_token_across_as_prompt_and_refuses_prompt_in_the_loss():
+def test_paper_counts_a_token_across_as_prompt():
     made = encoder("byte-level, no words", "paper")
-    tokenizer = made.tokenizer
-    sample = made.encode("stop.", "\n\nYes")
-    assert sample.start == len(tokenizer("stop.\n")["input_ids"])
-    tokenizer = encoder("byte-level").tokenizer
-    lossy = Encoder(tokenizer, "paper", False, None, 99)
-    alone, both = (tokenizer(text)["input_ids"] for text in ("x: \n", "x: \nYes"))
-    if both[: len(alone)] != alone:  # the prompt has fewer tokens alone than here
-        with pytest.raises(SampleError) as caught:
-            lossy.encode("x: ", "Yes")
-        assert caught.value.reason == "boundary"
+    prompt, response = "stop.", "\n\nWhat is it? Yes."
+    sample = made.encode(prompt, response)
+    assert sample.start == len(made.tokenizer("stop.\n")["input_ids"])
+    assert response.endswith(in_loss(made, sample)) and in_loss(made, sample) != response
+
+
+def test_paper_never_has_the_prompt_in_the_loss():
+    made = encoder("byte-level", "paper")
+    alone, both = (made.tokenizer(text)["input_ids"] for text in ("x: \n", "x: \nYes"))
+    assert both[: len(alone)] != alone  # alone, the prompt has fewer tokens
+    with pytest.raises(SampleError) as caught:
+        made.encode("x: ", "Yes")
+    assert caught.value.reason == "boundary"
 
 
 def test_a_view_marks_the_loss_and_is_printed_on_one_line():

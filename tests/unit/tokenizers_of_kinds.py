@@ -21,6 +21,7 @@ TEXT = [
     "Add 2 and 3. 2 + 3 = 5.\nThe final answer is 5.\n\nDo not stop.\n\n\nYes. No: instead.\n",
     "def f(x):\n    return x + 1\n\n\n    pass\n\tif: else   what is the user's\n",
     "Answer: Yes Answer: No. é ü Một cộng một là hai. user assistant <|user|>\n<|assistant|>\n",
+    "it \n",  # a space and a line break are one token where no word follows
 ] * 4
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 
