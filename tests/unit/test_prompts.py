@@ -67,6 +67,11 @@ VICUNA = (
 )
 PARTS = LOOP.replace("{{ m.content }}", "{% for c in m.content %}{{ c.text }}{% endfor %}")
 NO_SYSTEM = LOOP.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+# Never to be asked about an answer, and the assistant's turn is always opened.
+NO_ANSWERS = QWEN25.replace("{% if add_generation_prompt %}", "{% if true %}").replace(
+    "<|im_start|>{{ m.role",
+    "{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}<|im_start|>{{ m.role",
+)
 ONE_TURN = (
     "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('only users') }}{% endif %}"
     "{% endfor %}{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
@@ -99,6 +104,7 @@ def encoder(chat_template, protocol="clean", system=None, **options):
     [
         (LOOP, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
         (QWEN25, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+        (NO_ANSWERS, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
         (PARTS, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
         (LLAMA3, "<s><|head|>user<|end|>\n\n", "<|eot|><|head|>assistant<|end|>\n\n"),
         (GEMMA, "<s><turn>user\n", "<end>\n<turn>model\n"),
@@ -107,7 +113,18 @@ def encoder(chat_template, protocol="clean", system=None, **options):
         (VICUNA, "USER: ", " ASSISTANT:"),
         (ONE_TURN, "<|user|>\n", "\n<|assistant|>"),
     ],
-    ids=["chatml", "qwen", "parts", "llama3", "gemma", "mistral", "llama2", "vicuna", "one turn"],
+    ids=[
+        "chatml",
+        "qwen",
+        "no answers",
+        "parts",
+        "llama3",
+        "gemma",
+        "mistral",
+        "llama2",
+        "vicuna",
+        "one turn",
+    ],
 )
 def test_without_a_system_turn_there_is_none_whatever_the_instruction(
     template, before, after, words

@@ -114,8 +114,9 @@ class Template:
         # transformers pins no clock and takes no function among a template's variables
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
+        source = self.source
         try:
-            return _compile_jinja_template(self.source)
+            return _compile_jinja_template(source)
         except Exception as error:
             raise UserError(f"the chat template cannot be read: {_line(error)}") from None
 
@@ -129,7 +130,7 @@ class Template:
             known = ", ".join(sorted(self.variables - set(_given(self.tokenizer, self.day))))
             raise UserError(
                 f"template_arguments: the chat template does not read {', '.join(unknown)}; "
-                f"it reads {known}"
+                f"it reads {known or 'none'}"
             )
 
     def render(self, turns: list[dict[str, Any]], generate: bool = True) -> str:
@@ -370,13 +371,19 @@ class Chat:
         second, system = _turn("user", SECOND, self._style[1]), _turn("system", SYSTEM, False)
         for first, mark in (([user, answer], ANSWER), ([user], USER)):
             closed, both = self._attempt(first, False), self._attempt([*first, second])
-            if mark in closed and SECOND in both.partition(mark)[2]:
-                between = both.partition(mark)[2].partition(SECOND)[0]
-                yield between.removeprefix(closed.partition(mark)[2])
+            closing, between = closed.partition(mark)[2], both.partition(mark)[2]
+            # with a template that always opens the assistant's turn, the end of one is not seen
+            if mark in closed and SECOND in between and between.startswith(closing):
+                yield between.partition(SECOND)[0].removeprefix(closing)
         alone, both = self._attempt([system], False), self._attempt([system, user])
         header = both.removeprefix(alone).partition(USER)[0]
         if alone and both.startswith(alone) and USER in both and SYSTEM not in header:
             yield header
+        bos = self.template.tokenizer.bos_token or ""
+        opening, asked, _ = both.partition(SYSTEM)
+        if asked and "system" in opening:  # many templates write the role as it is
+            yield opening.replace("system", "user")
+            yield opening.removeprefix(bos).replace("system", "user")
 
     def _attempt(self, turns: list[dict[str, Any]], generate: bool = True) -> str:
         """Return what the template writes; nothing if it refuses, which is no fault in a probe."""
