@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     field_validator,
     model_validator,
@@ -76,6 +78,15 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 Distinct = AfterValidator(_distinct)  # of a list
+
+
+def _expanded(path: str) -> str:
+    # of os.path, since a `~user` that is not known stays as it is
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111
+
+
+DataPath = Annotated[str, AfterValidator(_expanded)]  # `~` and $VARIABLES stand for what they are
+BadRows = Literal["refuse", "skip"]
 
 
 class Entry(BaseModel):
@@ -232,7 +243,10 @@ class Columns(Entry):
     """Names of the columns of a user's file."""
 
     instruction: str = Field("instruction", description="Column of the instruction.")
-    input: str | None = Field("input", description="Optional column appended to the instruction.")
+    input: str | None = Field(
+        "input",
+        description="Column appended to the instruction; may be missing under this name alone.",
+    )
     output: str = Field("output", description="Column of the response.")
 
 
@@ -244,7 +258,9 @@ class ReasoningGymSource(Entry):
     rows: int = Field(200, ge=2, description="Rows generated: samples and controls draw from them.")
     seed: int = Field(0, description="Seed of the generator.")
     version: str | None = Field(
-        None, description="Version of reasoning-gym; with another one the rows are not built."
+        None,
+        description="Version of reasoning-gym, with another one the rows are not built; null: the "
+        "installed one, whatever it is.",
     )
 
     def offers(self) -> tuple[str, ...]:
@@ -270,10 +286,10 @@ class FilesSource(Entry):
     """Local JSON, JSONL or Parquet files, one per response (and one per control, if given)."""
 
     kind: Literal["files"] = Field("files", description="Kind of source.")
-    responses: dict[Response, str] = Field(
+    responses: dict[Response, DataPath] = Field(
         min_length=1, description="Response -> file with columns instruction, input, output."
     )
-    controls: dict[str, dict[Response, str]] = Field(
+    controls: dict[str, dict[Response, DataPath]] = Field(
         default_factory=dict,
         description="Ready-made wrong responses: control -> response -> file with the same rows.",
     )
@@ -281,6 +297,11 @@ class FilesSource(Entry):
     obtain: str = Field("", description="How to get the files; shown when one is missing.")
     checks: dict[str, int] = Field(
         default_factory=dict, description="Expected counts: `rows` stops a study on other data."
+    )
+    bad_rows: BadRows = Field(
+        "refuse",
+        description="A row that cannot be used (a null, a list, an empty text): `refuse` the "
+        "file, or `skip` the row in all files and count it.",
     )
 
     def offers(self) -> tuple[str, ...]:
@@ -292,7 +313,7 @@ class HubDataSource(Entry):
     """A data set of the Hugging Face hub, or a local folder in the hub's format."""
 
     kind: Literal["hub"] = Field("hub", description="Kind of source.")
-    id: str = Field(description="Repository on the hub, `owner/name`, or a local folder.")
+    id: DataPath = Field(description="Repository on the hub, `owner/name`, or a local folder.")
     config: str | None = Field(None, description="Configuration (subset) of the data set.")
     split: str = Field("train", description="Split.")
     revision: str | None = Field(
@@ -306,11 +327,16 @@ class HubDataSource(Entry):
     )
     rows: int | None = Field(None, ge=2, description="At most so many rows, the first; null: all.")
     streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
-    titles: str | None = Field(
+    titles: DataPath | None = Field(
         None, description="Wikipedia: file of the titles to take, one a line, views after a tab."
     )
     min_views: int | None = Field(None, ge=0, description="Wikipedia: fewest page views.")
     max_views: int | None = Field(None, ge=0, description="Wikipedia: most page views.")
+    bad_rows: BadRows = Field(
+        "skip",
+        description="A row that cannot be used: `skip` it and count it, since nobody can mend a "
+        "published data set, or `refuse` the data set.",
+    )
 
     def offers(self) -> tuple[str, ...]:
         """Return the responses that the source has."""
@@ -336,7 +362,7 @@ class PublishedSource(Entry):
     """Published statistics instead of instructions and responses: nothing can be extracted."""
 
     kind: Literal["published"] = Field("published", description="Kind of source.")
-    folder: str = Field(description="Folder of the imported tables of this dataset.")
+    folder: DataPath = Field(description="Folder of the imported tables of this dataset.")
     responses: list[Response] = Field(min_length=1, description="Responses that were published.")
     controls: dict[str, list[Response]] = Field(
         default_factory=dict, description="Wrong responses that were published, by control."
@@ -367,7 +393,7 @@ class DatasetSpec(Entry):
     responses: Annotated[list[Slug], Distinct] = Field(
         min_length=1, description="Responses to study, fast to slow."
     )
-    added: dict[Slug, str] = Field(
+    added: dict[Slug, DataPath] = Field(
         default_factory=dict,
         description="More responses: name -> file with the same instructions, such as a teacher's "
         "answers; instructions that it lacks are left out.",
@@ -480,6 +506,9 @@ class ReportSettings(Entry):
     metric: str = Field("nuclear_norm", description="Metric that the figures open with.")
 
 
+TEACHER_OPTIONS = ("temperature", "max_tokens", "seed")  # sent as they are, unless null
+
+
 class TeacherSettings(Entry):
     """A model behind an OpenAI-compatible endpoint that writes slow responses: `layergrad teach`.
 
@@ -497,9 +526,20 @@ class TeacherSettings(Entry):
         "`The final answer is X`, X being the answer alone.",
         description="What is asked; {instruction} stands for the instruction.",
     )
-    temperature: float = Field(0.0, ge=0, le=2, description="Temperature of the sampling.")
-    seed: int | None = Field(0, description="Seed of the sampling, where the endpoint heeds it.")
-    max_tokens: int = Field(1024, ge=1, description="Longest answer in tokens.")
+    temperature: float | None = Field(
+        0.0, ge=0, le=2, description="Temperature of the sampling; null: not sent."
+    )
+    seed: int | None = Field(
+        0, description="Seed of the sampling, where the endpoint heeds it; null: not sent."
+    )
+    max_tokens: int | None = Field(
+        1024, ge=1, description="Longest answer in tokens; null: not sent."
+    )
+    extra: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="More parameters of the request, as the endpoint names them, such as "
+        "`{max_completion_tokens: 2000, reasoning_effort: low}`.",
+    )
     concurrency: int = Field(4, ge=1, description="Requests under way at once.")
     requests_per_minute: float | None = Field(None, gt=0, description="Pace; null: no limit.")
     timeout: float = Field(120.0, gt=0, description="Seconds to wait for an answer.")
@@ -511,7 +551,7 @@ class TeacherSettings(Entry):
         "drop", description="Answers whose final answer is not the right one."
     )
     unfinished: Literal["keep", "drop"] = Field(
-        "drop", description="Answers that were cut off at max_tokens."
+        "drop", description="Answers that were cut off at the longest length."
     )
 
     @field_validator("prompt")
@@ -520,6 +560,17 @@ class TeacherSettings(Entry):
         if "{instruction}" not in prompt:
             raise ValueError("must contain {instruction}")
         return prompt
+
+    @field_validator("extra")
+    @classmethod
+    def _added(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        own = sorted(extra.keys() & {"model", "messages", *TEACHER_OPTIONS})
+        if own:
+            raise ValueError(f"{own[0]} has a setting of its own")
+        unread = sorted(extra.keys() & {"stream", "n"})
+        if unread:
+            raise ValueError(f"{unread[0]}: one whole answer is read for each question; leave out")
+        return extra
 
 
 class RuntimeSettings(Entry):

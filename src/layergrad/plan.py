@@ -7,9 +7,11 @@ days of GPU time. Statistics and report are cheap and take the hash of their cod
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from layergrad.config import (
     LocalModel,
     ModelSpec,
     PublishedSource,
+    ReasoningGymSource,
     Study,
 )
 from layergrad.errors import UserError
@@ -37,8 +40,8 @@ from layergrad.figures import (
 from layergrad.provenance import content_hash, key
 
 # Raise when a change of code changes what the phase produces: a test of the samples asks for it.
-DATASET_VERSION = 1
 ENGINE_VERSION = 2
+DATASET_VERSION = 2
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
@@ -401,6 +404,8 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
             source["id"] = content_hash(spec.source.id)
         if spec.source.titles:
             source["titles"] = content_hash(spec.source.titles)
+    if isinstance(spec.source, ReasoningGymSource) and spec.source.version is None:
+        source["version"] = _installed("reasoning-gym")
     if isinstance(spec.source, EmbeddedSource):
         passages = PACKAGE / "datasets" / "embedded" / f"{spec.source.collection}.jsonl"
         source["content"] = content_hash(passages)
@@ -418,9 +423,20 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     return source
 
 
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise UserError(f"{package} is not installed; see requirements.lock") from None
+
+
 def _check_files(spec: DatasetSpec) -> None:
     """Refuse a dataset whose files are not there, and say how to get them."""
     for file in sorted(source_files(spec)):
+        if Path(file).is_dir():
+            raise UserError(f"{spec.name}: {file}: is a folder; name the file in it")
+        if Path(file).exists() and not os.access(file, os.R_OK):
+            raise UserError(f"{spec.name}: {file}: may not be read; check its permissions")
         if not Path(file).exists() and not Path(f"{file}.dvc").exists():
             obtain = getattr(spec.source, "obtain", "")
             how = f"get it with `{obtain}`" if obtain else "check the path"

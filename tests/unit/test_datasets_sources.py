@@ -241,10 +241,10 @@ def test_files_that_disagree_are_refused_by_row(tmp_path, other, message):
         ({"instruction": "a"}, r"none\.json, row 5: has no column 'output'"),
         ({"instruction": "a", "output": "  "}, r"row 5: 'output' is empty"),
         ({"instruction": "", "output": "b"}, r"row 5: 'instruction' is empty"),
-        ({"instruction": "a", "output": None}, r"row 5: 'output' is NoneType"),
-        ({"instruction": "a", "output": ["b"]}, r"row 5: 'output' is list"),
-        ({"instruction": "a", "output": "b", "input": 3}, r"row 5: 'input' is int"),
-        ("text", r"row 5: is str"),
+        ({"instruction": "a", "output": None}, r"row 5: 'output' is null"),
+        ({"instruction": "a", "output": ["b"]}, r"row 5: 'output' is a list"),
+        ({"instruction": "a", "output": "b", "input": ["c"]}, r"row 5: 'input' is a list"),
+        ("text", r"row 5: is text, not an object"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path, row, message):
@@ -255,9 +255,8 @@ def test_malformed_rows_are_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '{"instruction": "a"}\n{"instruction": "b"}', r"must end in \.jsonl"),
-        ("a.json", "[]", "with at least one"),
-        ("a.jsonl", '{"instruction": "a", "output": "b"}\n{oops', r"a\.jsonl, row 2: not valid"),
+        ("a.json", "[]", "holds no rows"),
+        ("a.jsonl", '{"instruction": "a", "output": "b"}\n{oops', r"a\.jsonl, line 2: not valid"),
         ("a.jsonl", "\n", "holds no rows"),
         ("a.parquet", "no parquet", "not a readable Parquet"),
         ("a.txt", "x", "unknown kind of file"),

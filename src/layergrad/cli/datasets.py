@@ -47,7 +47,14 @@ def _summary(dataset: str, facts: dict[str, Any]) -> str:
     text = f"{dataset}: {facts['samples']} samples of {facts['source_rows']} in the source"
     if facts["samples"] < facts["samples_wanted"]:
         text += f" ({facts['samples_wanted']} were asked for)"
-    return text + "".join(f"; {n} rows refused: {why}" for why, n in facts["refused"].items())
+    return "; ".join([text, *_left_out(facts)])
+
+
+def _left_out(facts: dict[str, Any]) -> list[str]:
+    """Return a line per reason for which rows of a source were left out."""
+    from layergrad.datasets.pool import told_refusals
+
+    return told_refusals(facts["refused"], facts["first_refused"])
 
 
 @app.command()
@@ -75,6 +82,7 @@ def audit(
     from layergrad.datasets.audit import MEASURES, problems, wide
     from layergrad.plan import check_key
     from layergrad.provenance import key as hash_of
+    from layergrad.provenance import read_provenance
     from layergrad.results import audited_parts
     from layergrad.tables import AUDIT, conform, read_table, write_table
 
@@ -85,14 +93,19 @@ def audit(
     encoders = _encoders(plan, model_receipt or [])
     parts = audited_parts(plan, output) if output else {}
     tables = [read_table(output, AUDIT).filter(_part().is_in(list(parts)))] if parts else []
+    kept = (read_provenance(output) or {}).get("left_out", {}) if parts else {}
+    left_out = {name: lines for name, lines in kept.items() if f"{name}/" in parts}
     for name in names:
         asked = [model for model in ("", *encoders) if f"{name}/{model}" not in parts]
         if asked:
-            tables += _audits(_built(plan, name, given), asked, encoders)
+            built, facts = _built(plan, name, given)
+            tables += _audits(built, facts, asked, encoders)
+            left_out[name] = _left_out(facts)
             parts |= {part: plan.audit_parts[part] for part in (f"{name}/{m}" for m in asked)}
     table = conform(pl.concat([pl.DataFrame(schema=AUDIT.schema), *tables]), AUDIT)
     if output is not None:
-        write_table(table, AUDIT, output, {"key": hash_of("audit", parts), "parts": parts})
+        record = {"key": hash_of("audit", parts), "parts": parts, "left_out": left_out}
+        write_table(table, AUDIT, output, record)
     shown = table.filter(pl.col("dataset").is_in(names))
     if shown.is_empty():
         typer.echo("there is no text to audit")
@@ -102,6 +115,7 @@ def audit(
         _print_table(wide(shown, tokens=True))
     measured = shown["measure"].unique()
     typer.echo("\n".join(f"{name}: {told}" for name, told in MEASURES.items() if name in measured))
+    typer.echo("\n".join(f"{name}: {line}" for name in names for line in left_out[name]))
     typer.echo("\n".join(["", *(problems(shown) or ["nothing found that should not be"])]))
 
 
@@ -134,25 +148,32 @@ def _given(plan: Plan, samples: list[Path]) -> dict[str, Path]:
     return {keys[found]: path for found, path in given.items()}
 
 
-def _built(plan: Plan, name: str, given: dict[str, Path]) -> pl.DataFrame:
-    """Return a dataset: read if its file is given, else built here."""
+def _built(plan: Plan, name: str, given: dict[str, Path]) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return a dataset and the facts of its build: read if its file is given, else built here."""
+    from layergrad.provenance import read_provenance
     from layergrad.tables import DATASET, read_table
 
     if name in given:
-        return read_table(given[name], DATASET)
+        return read_table(given[name], DATASET), read_provenance(given[name])
     from layergrad.datasets.build import build_dataset
 
-    return build_dataset(plan.study, name)[0]
+    return build_dataset(plan.study, name)
 
 
-def _audits(built: pl.DataFrame, models: list[str], encoders: dict[str, Any]) -> list[pl.DataFrame]:
+def _audits(
+    built: pl.DataFrame, facts: dict[str, Any], models: list[str], encoders: dict[str, Any]
+) -> list[pl.DataFrame]:
     """Return the audits of a dataset's text (for the model named '') and of its tokens."""
     from layergrad.datasets import audit
 
-    return [
-        audit.audit_tokens(built, model, encoders[model]) if model else audit.audit(built)
-        for model in models
-    ]
+    found = []
+    for model in models:
+        if model:
+            found.append(audit.audit_tokens(built, model, encoders[model]))
+        else:
+            left_out = sum(facts["refused"].values())
+            found += [audit.audit(built), audit.audit_source(built, left_out)]
+    return found
 
 
 def _print_table(frame: pl.DataFrame) -> None:
@@ -180,6 +201,10 @@ def teach(
     samples: Annotated[
         int | None, typer.Option(help="How many to ask for; by default the study's samples.")
     ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask again for answers in this state, such as refused; repeatable."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the estimate and ask for nothing.")] = False,
 ) -> None:
     """Have a teacher write slow responses: the file goes under `added` of the dataset."""
@@ -187,15 +212,25 @@ def teach(
     from layergrad.datasets.pool import choose
     from layergrad.datasets.sources import load_source
 
+    unknown = set(again or ()) - set(teacher.STATES)
+    if unknown:
+        raise UserError(
+            f"--again {unknown.pop()}: no such state; one of {', '.join(teacher.STATES)}"
+        )
     loaded = plan_of(study).study
     settings = loaded.teacher
     pool = load_source(loaded.dataset(dataset))
     chosen = choose(pool, samples or loaded.samples, loaded.seed)
-    with teacher.opened_store(teacher.store_of(output)) as stored:
-        typer.echo(f"{dataset}: {teacher.estimate(settings, chosen, set(stored))}", err=True)
+    store = teacher.store_of(output)
+    with teacher.opened_store(store) as stored:
+        estimate = teacher.estimate(settings, chosen, stored, again or ())
+        typer.echo(f"{dataset}: {estimate}", err=True)
     if dry_run:
         return
-    counts, problem = teacher.teach(settings, chosen, output)
+    counts, problem = teacher.teach(settings, chosen, output, again or ())
+    with teacher.opened_store(store) as stored:
+        for line in teacher.told_states(settings, chosen, stored):
+            typer.echo(f"{dataset}: {line}", err=True)
     told = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
     typer.echo(f"{dataset}: {told}", err=True)
     if problem:

@@ -20,6 +20,7 @@ from layergrad.tables import AUDIT, conform
 
 MEASURES = {
     "rows": "rows",
+    "left_out": "rows of the source that were left out, since they cannot be used",
     "duplicates": "rows whose instruction occurred before",
     "unclosed": "rows whose text ends within a sentence",
     "answers": "rows whose final answer can be compared with the right one",
@@ -73,6 +74,13 @@ def audit(samples: pl.DataFrame) -> pl.DataFrame:
             if control != "correct" and response in right:
                 found |= _against(texts, response, right)
             rows += _rows(dataset, response, control, "", found)
+    return conform(pl.DataFrame(rows, infer_schema_length=None), AUDIT)
+
+
+def audit_source(samples: pl.DataFrame, left_out: int) -> pl.DataFrame:
+    """State with every cell of a built dataset how many rows of its source were left out."""
+    cells = samples.select("dataset", "response", "control").unique().iter_rows()
+    rows = [row for cell in cells for row in _rows(*cell, "", {"left_out": left_out})]
     return conform(pl.DataFrame(rows, infer_schema_length=None), AUDIT)
 
 

@@ -23,8 +23,8 @@ def build_dataset(study: Study, name: str) -> tuple[pl.DataFrame, dict[str, Any]
     frame
         Table DATASET: one row per sample, response and control.
     facts
-        What was found on the way, for the file's provenance: rows of the source, rows refused and
-        why, rows that a control leaves as they are.
+        What was found on the way, for the file's provenance: rows of the source, rows refused,
+        why and where, rows that a control leaves as they are.
 
     Raises
     ------
@@ -62,6 +62,7 @@ def _facts(pool: Pool, samples: list[Sample], wanted: int) -> dict[str, Any]:
     return {
         "source_rows": len(pool.samples),
         "refused": pool.refused,
+        "first_refused": pool.first_refused,
         "samples": len(samples),
         "samples_wanted": wanted,
         "versions": {

@@ -9,80 +9,98 @@ comes from a teacher (`layergrad teach`).
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from layergrad.config import HubDataSource
 from layergrad.datasets.answers import PHRASE
+from layergrad.datasets.files import read_file
 from layergrad.datasets.knowledge import LENGTHS, cut
-from layergrad.datasets.pool import Pool, Row, make_pool
+from layergrad.datasets.pool import Fault, Pool, Row, make_pool
+from layergrad.datasets.values import BadRowError, read_text
 from layergrad.errors import UserError
 
 Mapped = tuple[str, dict[str, str]]
-
-
-class RefusedRowError(ValueError):
-    """A row that cannot become a sample; the message says why."""
+_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
 def load_hub(dataset: str, source: HubDataSource) -> Pool:
     """Read a data set of the hub, or a local folder in the hub's format, and map its rows.
 
+    A row that cannot be used is left out and counted, unless ``bad_rows`` is ``refuse``.
+
     Raises
     ------
     UserError
-        If the data set, its configuration, split or columns are not there, or the hub cannot be
-        reached.
+        If the data set, its configuration, split or columns are not there, it cannot be read, or
+        a row cannot be used.
     """
     columns, mapping = MAPPINGS[source.mapping]
     wanted = _titles(source)
     rows: list[Row] = []
-    refused: Counter[str] = Counter()
+    usable = 0
     for i, raw in enumerate(_read(dataset, source)):
         row = _renamed(dataset, source, columns, raw)
-        if not _is_wanted(row, source, wanted):
-            continue
         try:
-            instruction, responses = mapping(row)
-        except RefusedRowError as error:
-            refused[str(error)] += 1
-            continue
-        rows.append(Row(i, instruction, responses))
-        if len(rows) == (len(wanted) if wanted else source.rows):
+            if not _is_wanted(row, source, wanted):
+                continue
+            rows.append(Row(i, *mapping(row)))
+            usable += 1
+        except BadRowError as error:
+            if source.bad_rows == "refuse":
+                raise UserError(
+                    f"{dataset}: {source.id}, row {i + 1}: {error}; leave such rows out with "
+                    "`bad_rows: skip`"
+                ) from None
+            rows.append(Row(i, "", {}, fault=Fault(str(error), f"row {i + 1}")))
+        if usable == (len(wanted) if wanted else source.rows):
             break
-    if wanted and len(rows) < len(wanted):
-        refused["a wanted title is not in the data set"] += len(wanted) - len(rows)
-    return make_pool(dataset, rows, dict(refused))
+    absent = Fault("a wanted title is not in the data set")
+    rows += [Row(-1, "", {}, fault=absent)] * (len(wanted) - len(rows))
+    return make_pool(dataset, rows)
 
 
-def _read(dataset: str, source: HubDataSource) -> Iterable[dict[str, Any]]:
+def _read(dataset: str, source: HubDataSource) -> Iterator[dict[str, Any]]:
+    """Give the rows of a data set; whatever the library meets becomes a message."""
     import datasets
-    from datasets.exceptions import DatasetNotFoundError
 
-    where = f"{dataset}: {source.id}" + (f"@{source.revision}" if source.revision else "")
     is_local = Path(source.id).is_dir()
     try:
-        return datasets.load_dataset(
+        yield from datasets.load_dataset(
             source.id,
             source.config,
             split=source.split,
             revision=None if is_local else source.revision,
             streaming=source.streaming,
         )
-    except DatasetNotFoundError as error:
-        raise UserError(
-            f"{where}: there is no such data set or revision, or it is private or gated ({error}); "
-            "if it is gated, ask for access on its page and log in with `hf auth login`"
-        ) from None
-    except ValueError as error:  # unknown configuration or split
-        raise UserError(f"{where}: {error}") from None
-    except OSError as error:  # covers ConnectionError
-        raise UserError(
-            f"{where}: could not be read ({type(error).__name__}: {error}); go online, set "
-            "HF_ENDPOINT to a mirror, or give a local folder in the hub's format as `id`"
-        ) from None
+    except Exception as error:  # of the library, and of those that it reads files and pages with
+        where = f"{dataset}: {source.id}" + (f"@{source.revision}" if source.revision else "")
+        raise UserError(f"{where}: {_told(error, is_local)}") from None
+
+
+def _told(error: Exception, is_local: bool) -> str:
+    """Return what went wrong with a data set, and what to do."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    if type(error) is DatasetGenerationError and error.__cause__ is not None:
+        error = error.__cause__  # the error itself only says that there was one
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, DatasetNotFoundError) or status in {401, 403, 404}:
+        return (
+            f"there is no such data set or revision, or it is private or gated ({text}); if it is "
+            "gated, ask for access on its page and log in with `hf auth login`"
+        )
+    if is_local or isinstance(error, ValueError):  # configuration, split, content of the files
+        return (
+            f"could not be read ({text}); check its configuration, split and files: all must have "
+            "the same columns"
+        )
+    return (
+        f"could not be read ({text}); go online, set HF_ENDPOINT to a mirror, or give a local "
+        "folder in the hub's format as `id`"
+    )
 
 
 def _renamed(
@@ -95,17 +113,15 @@ def _renamed(
             f"{dataset}: {source.id} has no column {missing[0]!r} (it has {', '.join(raw)}); name "
             f"the columns of mapping {source.mapping!r} under source.columns"
         )
+    row = {column: raw[name] for column, name in names.items()}
     views = source.columns.get("views", "views")
-    return {column: raw[name] for column, name in names.items()} | {"views": raw.get(views)}
+    return row | ({"views": raw[views]} if views in raw else {})
 
 
 def _titles(source: HubDataSource) -> set[str]:
     if source.titles is None:
         return set()
-    try:
-        lines = Path(source.titles).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{source.titles}: could not be read: {error.strerror}") from None
+    lines = read_file(source.titles).split("\n")
     titles = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not titles:
         raise UserError(f"{source.titles}: holds no titles, one a line")
@@ -114,77 +130,116 @@ def _titles(source: HubDataSource) -> set[str]:
 
 def _is_wanted(row: dict[str, Any], source: HubDataSource, wanted: set[str]) -> bool:
     if wanted:
-        return row["title"] in wanted
+        return isinstance(row["title"], str) and row["title"] in wanted
     if source.min_views is None and source.max_views is None:
         return True
-    if row["views"] is None:
+    if "views" not in row:
         raise UserError(
             f"{source.id}: has no column of page views, as min_views and max_views need: name it "
             "under source.columns as `views`, or give a list of `titles`"
         )
+    views = row["views"]
+    if not isinstance(views, int | float) or views != views:  # NaN equals nothing
+        raise BadRowError("'views' is no number")
     low, high = source.min_views or 0, source.max_views
-    return row["views"] >= low and (high is None or row["views"] <= high)
+    return views >= low and (high is None or views <= high)
+
+
+# ------------------------------------------------------------------------------ cells
+
+
+def _text(row: dict[str, Any], column: str) -> str:
+    return read_text(row[column], column).strip()
+
+
+def _texts(row: dict[str, Any], column: str) -> list[str]:
+    if not isinstance(row[column], list) or not row[column]:
+        raise BadRowError(f"{column!r} is no list of texts")
+    return [read_text(value, column) for value in row[column]]
+
+
+def _explanation(row: dict[str, Any], column: str) -> str:
+    if isinstance(row[column], str) and not row[column].strip():
+        raise BadRowError("no explanation")
+    return _text(row, column)
+
+
+def _truth(row: dict[str, Any], column: str) -> bool:
+    """Return what a cell states: a bool, a label 0 or 1, or the word."""
+    value = row[column]
+    if isinstance(value, float) and value in {0.0, 1.0}:
+        value = int(value)  # a label, of which some are missing
+    stated = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
+    if stated not in _TRUE | _FALSE:
+        raise BadRowError(f"{column!r} is neither true nor false")
+    return stated in _TRUE
 
 
 # ------------------------------------------------------------------------------ the mappings
 
 
 def _explained(explanation: str, answer: str) -> dict[str, str]:
-    explanation = explanation.strip()
-    if not explanation:
-        raise RefusedRowError("no explanation")
     return {"none": answer, "simplified": f"{explanation}\n{PHRASE} {answer}"}
 
 
 def gsm8k(row: dict[str, Any]) -> Mapped:
     """Map GSM8K: its calculator notes (``<<2*3=6>>``) are left out, ``#### 6`` is the answer."""
-    worded, mark, answer = row["answer"].rpartition("####")
-    if not mark:
-        raise RefusedRowError("no final answer")
-    return row["question"].strip(), _explained(re.sub(r"<<.*?>>", "", worded), answer.strip())
+    worded, _, answer = _text(row, "answer").rpartition("####")
+    worded, answer = re.sub(r"<<.*?>>", "", worded).strip(), answer.strip()
+    if "####" not in row["answer"] or not answer:
+        raise BadRowError("no final answer")
+    if not worded:
+        raise BadRowError("no explanation")
+    return _text(row, "question"), _explained(worded, answer)
 
 
 def aqua(row: dict[str, Any]) -> Mapped:
     """Map AQuA: five options, the letter of the right one, and a rationale."""
-    listed = [re.sub(r"^([A-E])\)\s*", r"(\1) ", option) for option in row["options"]]
-    instruction = "\n".join([row["question"].strip(), "Options:", *listed])
-    return instruction, _explained(row["rationale"], f"({row['correct']})")
+    listed = [re.sub(r"^([A-E])\)\s*", r"(\1) ", option) for option in _texts(row, "options")]
+    right = _text(row, "correct")
+    if right not in list("ABCDEFGH"[: len(listed)]):
+        raise BadRowError("'correct' names none of the options")
+    instruction = "\n".join([_text(row, "question"), "Options:", *listed])
+    return instruction, _explained(_explanation(row, "rationale"), f"({right})")
 
 
 def strategyqa(row: dict[str, Any]) -> Mapped:
     """Map StrategyQA: a yes/no question and the facts that decide it."""
-    facts = row["facts"]
-    facts = facts if isinstance(facts, str) else " ".join(fact.strip() for fact in facts)
-    return row["question"].strip(), _explained(facts, "yes" if row["answer"] else "no")
+    if isinstance(row["facts"], list):
+        facts = " ".join(fact.strip() for fact in _texts(row, "facts"))
+    else:
+        facts = _explanation(row, "facts")
+    answer = "yes" if _truth(row, "answer") else "no"
+    return _text(row, "question"), _explained(facts, answer)
 
 
 def ecqa(row: dict[str, Any]) -> Mapped:
     """Map ECQA: five options in words, the right one, and a free-flowing explanation."""
-    listed = [f"- {row[f'q_op{i}']}" for i in range(1, 6)]
-    instruction = "\n".join([row["q_text"].strip(), "Options:", *listed])
-    return instruction, _explained(row["taskB"], row["q_ans"].strip())
+    listed = [f"- {read_text(row[f'q_op{i}'], f'q_op{i}')}" for i in range(1, 6)]
+    instruction = "\n".join([_text(row, "q_text"), "Options:", *listed])
+    return instruction, _explained(_explanation(row, "taskB"), _text(row, "q_ans"))
 
 
 def creak(row: dict[str, Any]) -> Mapped:
     """Map CREAK: a claim on an entity that is true or false, and why."""
-    label = row["label"]
-    answer = label.strip().lower() if isinstance(label, str) else str(bool(label)).lower()
-    instruction = f'Is the following claim true or false?\n"{row["sentence"].strip()}"'
-    return instruction, _explained(row["explanation"], answer)
+    answer = "true" if _truth(row, "label") else "false"
+    instruction = f'Is the following claim true or false?\n"{_text(row, "sentence")}"'
+    return instruction, _explained(_explanation(row, "explanation"), answer)
 
 
 def comve(row: dict[str, Any]) -> Mapped:
     """Map ComVE (Sensemaking): which of two sentences does not make sense, and why."""
     instruction = (
         "Which of the following two sentences does not make sense?\nOptions:\n"
-        f'- Sentence A: "{row["sent0"].strip()}"\n- Sentence B: "{row["sent1"].strip()}"'
+        f'- Sentence A: "{_text(row, "sent0")}"\n- Sentence B: "{_text(row, "sent1")}"'
     )
-    return instruction, _explained(row["reason"], f"Sentence {'AB'[int(row['label'])]}")
+    answer = f"Sentence {'B' if _truth(row, 'label') else 'A'}"
+    return instruction, _explained(_explanation(row, "reason"), answer)
 
 
 def math(row: dict[str, Any]) -> Mapped:
     r"""Map MATH: a problem and its worked solution, whose answer is in a ``\boxed{}``."""
-    return row["problem"].strip(), {"simplified": row["solution"].strip()}
+    return _text(row, "problem"), {"simplified": _text(row, "solution")}
 
 
 def wikipedia(row: dict[str, Any]) -> Mapped:
@@ -192,12 +247,12 @@ def wikipedia(row: dict[str, Any]) -> Mapped:
 
     An article that is too short for a length has no response of that length.
     """
-    text = row["text"].strip()
+    text = _text(row, "text")
     words = len(text.split())
     responses = {r: cut(text, n, "words") for r, n in LENGTHS.items() if words >= n}
     if not responses:
-        raise RefusedRowError("shorter than the shortest response")
-    return f"Tell me about {row['title']}.", responses
+        raise BadRowError("shorter than the shortest response")
+    return f"Tell me about {read_text(row['title'], 'title')}.", responses
 
 
 MAPPINGS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Mapped]]] = {

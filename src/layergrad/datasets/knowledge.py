@@ -24,7 +24,7 @@ def embedded_file(source: EmbeddedSource) -> Path:
 def load_embedded(dataset: str, source: EmbeddedSource) -> Pool:
     """Read the passages and cut them to every length."""
     path = embedded_file(source)
-    passages = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    passages = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     rows = [
         Row(i, passage["instruction"], cut_all(passage["text"], f"{path.name}, line {i + 1}"))
         for i, passage in enumerate(passages)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from layergrad.datasets.answers import final_answer
+from layergrad.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,37 +46,91 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pool:
-    """All samples of a source in its order, and how many rows were refused for which reason."""
+    """All samples of a source in its order, and how many rows were refused for which reason.
+
+    Attributes
+    ----------
+    refused
+        Reason -> number of rows that were left out for it.
+    first_refused
+        Reason -> place of the first such row, where rows have one.
+    """
 
     dataset: str
     samples: tuple[Sample, ...]
     refused: dict[str, int] = field(default_factory=dict)
+    first_refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a row is left out, and where it stands."""
+
+    reason: str
+    place: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a source before it has an identity."""
+    """One row of a source before it has an identity; one with a fault will be left out."""
 
     row: int
     instruction: str
     responses: dict[str, str]
     given: dict[str, dict[str, str]] = field(default_factory=dict)
+    fault: Fault | None = None
 
 
-def make_pool(dataset: str, rows: Iterable[Row], refused: dict[str, int] | None = None) -> Pool:
-    """Give every row its identity and its right answer."""
+def make_pool(dataset: str, rows: Iterable[Row]) -> Pool:
+    """Give every row its identity and its right answer; count the rows with a fault.
+
+    Raises
+    ------
+    UserError
+        If every row has a fault.
+    """
+    samples, faults = [], []
+    for sample_id, row in identified(rows):
+        if row.fault is not None:
+            faults.append(row.fault)
+            continue
+        answer = right_answer(row.responses)
+        samples.append(
+            Sample(sample_id, row.row, row.instruction, row.responses, answer, row.given)
+        )
+    return pool_of(dataset, samples, faults)
+
+
+def identified(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
+    """Give the id of every row: a row with a fault counts, so that the others keep theirs."""
     seen: Counter[str] = Counter()
-    samples = []
     for row in rows:
         seen[row.instruction] += 1
         sample_id = hashlib.sha256(row.instruction.encode()).hexdigest()[:16]
         if seen[row.instruction] > 1:
             sample_id += f"-{seen[row.instruction]}"
-        answer = right_answer(row.responses)
-        samples.append(
-            Sample(sample_id, row.row, row.instruction, row.responses, answer, row.given)
-        )
-    return Pool(dataset, tuple(samples), refused or {})
+        yield sample_id, row
+
+
+def pool_of(dataset: str, samples: list[Sample], faults: list[Fault]) -> Pool:
+    """Return the pool of samples and of the rows that were left out; see :func:`make_pool`."""
+    refused = Counter(fault.reason for fault in faults)
+    first = {fault.reason: fault.place for fault in reversed(faults) if fault.place}
+    pool = Pool(dataset, tuple(samples), dict(refused), first)
+    if faults and not samples:
+        told = "; ".join(told_refusals(pool.refused, pool.first_refused))
+        raise UserError(f"{dataset}: no row can be used: {told}")
+    return pool
+
+
+def told_refusals(refused: dict[str, int], first_refused: dict[str, str]) -> list[str]:
+    """Return a line per reason for which rows were left out; see :class:`Pool`."""
+    lines = []
+    for reason, count in refused.items():
+        line = f"{count} row{'s' if count > 1 else ''} left out: {reason}"
+        place = first_refused.get(reason)
+        lines.append(f"{line} (first: {place})" if place else line)
+    return lines
 
 
 def right_answer(responses: dict[str, str]) -> str | None:

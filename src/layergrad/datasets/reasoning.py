@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from importlib.metadata import version
 
 from layergrad.config import ReasoningGymSource
 from layergrad.datasets.answers import PHRASE
-from layergrad.datasets.pool import Pool, Row, generator, make_pool
+from layergrad.datasets.pool import Fault, Pool, Row, generator, make_pool
 from layergrad.datasets.writer import WrongStepError, check_steps, write_solution
 from layergrad.errors import UserError
 
@@ -33,7 +32,7 @@ def load_reasoning(dataset: str, source: ReasoningGymSource) -> Pool:
             "one or change source.version"
         )
     generated = reasoning_gym.create_dataset(source.generator, size=source.rows, seed=source.seed)
-    rows, refused = [], Counter()
+    rows = []
     for i in range(source.rows):
         entry = generated[i]
         try:
@@ -41,8 +40,8 @@ def load_reasoning(dataset: str, source: ReasoningGymSource) -> Pool:
                 _row(i, entry["question"], entry["answer"], entry["metadata"]["answer_cot"])
             )
         except WrongStepError as error:
-            refused[_reason(error)] += 1
-    return make_pool(dataset, rows, dict(refused))
+            rows.append(Row(i, "", {}, fault=Fault(_reason(error))))
+    return make_pool(dataset, rows)
 
 
 def _row(i: int, question: str, answer: str, worded: str) -> Row:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 from layergrad.config import (
     DatasetSpec,
     EmbeddedSource,
@@ -9,7 +12,7 @@ from layergrad.config import (
     HubDataSource,
     ReasoningGymSource,
 )
-from layergrad.datasets.pool import Pool, Row, make_pool
+from layergrad.datasets.pool import Fault, Pool, Row, identified, pool_of, right_answer
 from layergrad.errors import UserError
 
 
@@ -25,32 +28,33 @@ def load_pool(spec: DatasetSpec) -> Pool:
     """
     pool = load_source(spec)
     added = {response: _added(spec, path) for response, path in spec.added.items()}
-    rows, refused = [], dict(pool.refused)
+    samples, lacking = [], []
     for sample in pool.samples:
-        texts = {r: t[sample.sample_id] for r, t in added.items() if sample.sample_id in t}
-        responses = {**sample.responses, **texts}
-        lacking = [r for r in spec.responses if r not in responses]
-        if lacking:
-            reason = f"there is no response {lacking[0]!r}"
-            refused[reason] = refused.get(reason, 0) + 1
+        found = {r: rows[sample.sample_id] for r, rows in added.items() if sample.sample_id in rows}
+        fault = next((row.fault for row in found.values() if row.fault), None)
+        responses = sample.responses | {r: row.responses.get("", "") for r, row in found.items()}
+        missing = [r for r in spec.responses if r not in responses]
+        if fault or missing:
+            lacking.append(fault or Fault(f"there is no response {missing[0]!r}"))
             continue
-        rows.append(Row(sample.row, sample.instruction, responses, sample.given))
-    if not rows:
-        raise UserError(
-            f"{spec.name}: no row of the source has all of the responses "
-            f"{', '.join(spec.responses)} ({refused})"
-        )
-    return make_pool(spec.name, rows, refused)
-
-
-def _added(spec: DatasetSpec, path: str) -> dict[str, str]:
-    """Return sample_id -> response of a file that adds responses."""
-    from layergrad.datasets.files import read_pairs
-
-    rows = (
-        Row(i, instruction, {"": text}) for i, (instruction, text) in enumerate(read_pairs(path))
+        samples.append(replace(sample, responses=responses, answer=right_answer(responses)))
+    whole = pool_of(spec.name, samples, lacking)
+    return replace(
+        whole,
+        refused=dict(Counter(pool.refused) + Counter(whole.refused)),
+        first_refused=whole.first_refused | pool.first_refused,
     )
-    return {sample.sample_id: sample.responses[""] for sample in make_pool(spec.name, rows).samples}
+
+
+def _added(spec: DatasetSpec, path: str) -> dict[str, Row]:
+    """Return sample_id -> row of a file that adds responses."""
+    from layergrad.datasets.files import read_entries
+
+    entries = read_entries(path, bad_rows=getattr(spec.source, "bad_rows", "refuse"))
+    rows = (
+        Row(i, e.instruction or "", {"": e.response}, fault=e.fault) for i, e in enumerate(entries)
+    )
+    return dict(identified(rows))
 
 
 def load_source(spec: DatasetSpec) -> Pool:

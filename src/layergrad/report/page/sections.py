@@ -294,8 +294,14 @@ def audit(plan: Plan, file: Path = Path(AUDIT_FILE)) -> dict[str, Any] | None:
     parts = [wide(found)]
     if found.filter(pl.col("model") != "").height:
         parts.append(wide(found, tokens=True))
+    left_out = (read_provenance(file) or {}).get("left_out", {})
     return {
         "tables": [audit_table(plan, part) for part in parts],
+        "left_out": [
+            f"{plan.study.dataset(name).label}: {line}"
+            for name, lines in left_out.items()
+            for line in lines
+        ],
         "measures": {name.replace("_", " "): text for name, text in MEASURES.items()},
     }
 
