@@ -1,8 +1,8 @@
 """Slow responses written by a model behind an OpenAI-compatible endpoint.
 
 Every answer is stored as soon as it arrives, under a key of all that was asked, and is never asked
-for again: a run that was stopped goes on where it was. The file that a dataset adds is made from
-the store, without the answers that the configuration drops.
+for again: a run that was stopped goes on where it was. So is the refusal of a question. The file
+that a dataset adds is made from the store, without the answers that the configuration drops.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import fcntl
 import json
 import os
 import random
+import re
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layergrad.config import TeacherSettings
+from layergrad.config import TEACHER_OPTIONS, TeacherSettings
 from layergrad.datasets.answers import final_answer, same_answer
 from layergrad.datasets.pool import Sample
+from layergrad.datasets.values import unusable
 from layergrad.errors import UserError
 from layergrad.provenance import key, write_text
 
@@ -32,10 +35,46 @@ if TYPE_CHECKING:
 # Characters of English text per token, for the estimate alone.
 CHARACTERS_PER_TOKEN = 4
 LONGEST_WAIT = 60.0  # seconds between two attempts
+# What endpoints say when they refuse one question, for its content or its length, and would answer
+# another one: OpenAI, Azure, OpenRouter, DeepSeek, DashScope, vLLM.
+_ABOUT_THE_QUESTION = re.compile(
+    r"content[ _]?(filter|policy|management|exists risk)|responsible_?ai|invalid_prompt|moderation"
+    r"|flagged|data_?inspection_?failed|inappropriate content|context_length|context length"
+    r"|string_above_max_length|too many tokens|prompt is too long",
+    re.IGNORECASE,
+)
+STATES = ("right", "wrong", "unknown", "unfinished", "empty", "refused", "unusable")
 
 
 class BudgetSpentError(Exception):
     """The run has sent as many requests as it may."""
+
+
+class NoAnswerError(Exception):
+    """A reply without an answer in it; another attempt may bring one."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer as the endpoint gave it.
+
+    Attributes
+    ----------
+    text
+        The answer without white space around it; empty if there is none.
+    finish_reason
+        Why the answer ends there, in the endpoint's word.
+    refused
+        Why the question was refused, None if it was answered.
+    model, usage
+        The model's full name and the tokens it counted, where the endpoint says.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    refused: str | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
 
 
 # ------------------------------------------------------------------------------ what is asked
@@ -48,13 +87,9 @@ def question(settings: TeacherSettings, sample: Sample) -> dict[str, Any]:
     turns = [{"role": "user", "content": prompt}]
     if settings.system is not None:
         turns.insert(0, {"role": "system", "content": settings.system})
-    body = {
-        "model": settings.model,
-        "messages": turns,
-        "temperature": settings.temperature,
-        "max_tokens": settings.max_tokens,
-    }
-    return body if settings.seed is None else {**body, "seed": settings.seed}
+    options = {name: getattr(settings, name) for name in TEACHER_OPTIONS}
+    sent = {name: value for name, value in options.items() if value is not None}
+    return {"model": settings.model, "messages": turns, **sent, **settings.extra}
 
 
 def question_key(settings: TeacherSettings, sample: Sample) -> str:
@@ -70,26 +105,43 @@ class Estimate:
     stored: int
     to_ask: int
     prompt_tokens: int
-    answer_tokens: int
+    answer_tokens: int | None
 
     def __str__(self) -> str:
+        limit = "no limit to the" if self.answer_tokens is None else f"at most {self.answer_tokens}"
         return (
             f"{self.wanted} answers wanted, {self.stored} stored, {self.to_ask} to ask for: "
-            f"about {self.prompt_tokens} tokens of prompts and at most {self.answer_tokens} "
-            "tokens of answers"
+            f"about {self.prompt_tokens} tokens of prompts and {limit} tokens of answers"
         )
 
 
-def estimate(settings: TeacherSettings, samples: list[Sample], stored: set[str]) -> Estimate:
-    """Estimate a run; `stored` are the keys of the answers that are there."""
-    open_ = [s for s in samples if question_key(settings, s) not in stored]
+def unanswered(
+    settings: TeacherSettings,
+    samples: list[Sample],
+    stored: dict[str, dict[str, Any]],
+    again: Collection[str] = (),
+) -> list[Sample]:
+    """Return the samples to ask for: without a stored answer, or with one in a state of `again`."""
+    states = [(s, _state(stored.get(question_key(settings, s)), s)) for s in samples]
+    return [sample for sample, state in states if state == "missing" or state in again]
+
+
+def estimate(
+    settings: TeacherSettings,
+    samples: list[Sample],
+    stored: dict[str, dict[str, Any]],
+    again: Collection[str] = (),
+) -> Estimate:
+    """Estimate a run; see :func:`unanswered`."""
+    open_ = unanswered(settings, samples, stored, again)
+    limit = settings.max_tokens or settings.extra.get("max_completion_tokens")
     sizes = (len(turn["content"]) for s in open_ for turn in question(settings, s)["messages"])
     return Estimate(
         len(samples),
         len(samples) - len(open_),
         len(open_),
         sum(sizes) // CHARACTERS_PER_TOKEN,
-        len(open_) * settings.max_tokens,
+        len(open_) * limit if isinstance(limit, int) else None,
     )
 
 
@@ -106,9 +158,16 @@ def opened_store(path: Path) -> Iterator[dict[str, dict[str, Any]]]:
     """Lock a store for this process and give the answers in it, by key.
 
     A last line that was cut off by a crash is removed: its answer is asked for again.
+
+    Raises
+    ------
+    UserError
+        If it cannot be opened or read, or another process writes to it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    with _file_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b")  # noqa: SIM115 (closed below, the faults of the block are others)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -118,24 +177,39 @@ def opened_store(path: Path) -> Iterator[dict[str, dict[str, Any]]]:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             file.truncate(len(whole))
+            sys.stderr.write(f"{path}: the last line was cut off; its answer is asked for again\n")
         yield _answers(path, whole)
 
 
+@contextmanager
+def _file_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror}") from None
+
+
 def _answers(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
+    """Return key -> answer, the latest where there are several."""
     answers = {}
-    for i, line in enumerate(content.decode("utf-8").splitlines(), 1):
+    # "\n" alone separates lines: an answer may hold every other line break
+    for i, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             answer = json.loads(line)
+            if not isinstance(answer["output"], str):
+                raise TypeError
             answers[answer["key"]] = answer
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, row {i}: is no stored answer; mend or delete it") from None
+            raise UserError(f"{path}, line {i}: is no stored answer; mend or delete it") from None
     return answers
 
 
 def append(path: Path, answer: dict[str, Any]) -> None:
     """Add an answer to a store, on the disk before the call returns."""
-    with open(path, "ab") as file:
-        file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+    # escaped, so that half a character, which has no UTF-8, does not cost the answer
+    line = json.dumps(answer, ensure_ascii=True).encode() + b"\n"
+    with _file_faults(path), open(path, "ab") as file:
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -152,7 +226,7 @@ class Run:
     store: Path
     secret: str | None = None
     requests: int = 0
-    refused: bool = False
+    stopped: bool = False
     given_up: dict[str, str] = field(default_factory=dict)
     _next_start: float = 0.0
 
@@ -164,46 +238,66 @@ class Run:
         BudgetSpentError
             After the answers under way have been stored.
         UserError
-            If the endpoint refuses a request for good.
+            If the endpoint refuses all requests, or the store cannot be written; what was under
+            way is waited for and stored, since it will be paid for.
         """
-        if not samples:
-            return
         turns = asyncio.Semaphore(self.settings.concurrency)
-        tasks = [asyncio.create_task(self._ask_in_turn(turns, sample)) for sample in samples]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        failed = [task for task in done if task.exception()]
-        if failed and not isinstance(failed[0].exception(), BudgetSpentError):
-            for task in tasks:
-                task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        errors = [r for r in results if isinstance(r, Exception)]
+        asked = (self._ask_in_turn(turns, sample) for sample in samples)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        errors = [r for r in results if isinstance(r, BaseException)]
         for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpentError)):
             raise error
 
     async def _ask_in_turn(self, turns: asyncio.Semaphore, sample: Sample) -> None:
         async with turns:
-            if not self.refused:
+            try:
                 await self._ask(sample)
+            except Exception:
+                self.stopped = True
+                raise
 
     async def _ask(self, sample: Sample) -> None:
         """Ask until an answer comes; what comes is stored at once."""
         import openai
 
         for attempt in range(self.settings.attempts):
-            await self._start()
-            try:
-                reply = await self.client.chat.completions.create(
-                    **question(self.settings, sample), timeout=self.settings.timeout
-                )
-                append(self.store, self._answer(sample, reply))
+            if self.stopped:
                 return
-            except (openai.APIError, json.JSONDecodeError) as error:
+            await self._start()
+            is_last = attempt + 1 == self.settings.attempts
+            try:
+                reply = await self._reply(sample)
+            except (openai.APIError, ValueError, NoAnswerError) as error:
                 if not _is_passing(error):
-                    self.refused = True
                     raise UserError(self._refusal(error)) from None
                 self.given_up[sample.sample_id] = self._told(error)
-                if attempt + 1 < self.settings.attempts:
+                if not is_last:
                     await asyncio.sleep(_wait(error, attempt))
+                continue
+            # an empty answer may be a whim of the endpoint, unless all tokens went into thinking
+            is_whim = not reply.text and not reply.refused and reply.finish_reason != "length"
+            if is_whim and not is_last:
+                await asyncio.sleep(_wait(None, attempt))
+                continue
+            self.given_up.pop(sample.sample_id, None)
+            append(self.store, self._answer(sample, reply))
+            return
+
+    async def _reply(self, sample: Sample) -> Reply:
+        """Send one request; a question that is refused has a reply that says so."""
+        import openai
+
+        body = question(self.settings, sample)
+        named = {name: body.pop(name) for name in ("model", "messages")}
+        try:
+            raw = await self.client.chat.completions.with_raw_response.create(
+                **named, extra_body=body, timeout=self.settings.timeout
+            )
+        except openai.APIStatusError as error:
+            if _is_about_the_question(error.status_code, error):
+                return Reply("", refused=self._told(error))
+            raise
+        return read_reply(json.loads(raw.content))
 
     async def _start(self) -> None:
         """Count a request against the budget and wait for its place in the pace."""
@@ -216,17 +310,15 @@ class Run:
             self._next_start = start + 60 / self.settings.requests_per_minute
             await asyncio.sleep(start - now)
 
-    def _answer(self, sample: Sample, reply: Any) -> dict[str, Any]:
-        choice = reply.choices[0]
-        text = (choice.message.content or "").strip()
-        self.given_up.pop(sample.sample_id, None)
+    def _answer(self, sample: Sample, reply: Reply) -> dict[str, Any]:
         return {
             "key": question_key(self.settings, sample),
             "instruction": sample.instruction,
-            "output": text,
-            "finish_reason": choice.finish_reason,
+            "output": reply.text,
+            "finish_reason": reply.finish_reason,
+            "refused": reply.refused,
             "model": reply.model,
-            "usage": reply.usage.model_dump(exclude_none=True) if reply.usage else None,
+            "usage": reply.usage,
         }
 
     def _refusal(self, error: Exception) -> str:
@@ -244,21 +336,72 @@ class Run:
         return text.replace(self.secret, "***") if self.secret else text
 
 
+def read_reply(body: Any) -> Reply:
+    """Return the answer in the body of a reply.
+
+    The body is read as it came, since endpoints differ, and an answer that was paid for must not
+    be lost because of a field that nobody needs.
+
+    Raises
+    ------
+    NoAnswerError
+        If there is none, such as where an endpoint that passes requests on reports another's fault.
+    """
+    body = body if isinstance(body, dict) else {}
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        told = json.dumps(body.get("error") or body)[:300]
+        if _ABOUT_THE_QUESTION.search(told):
+            return Reply("", refused=told)
+        raise NoAnswerError(f"the reply holds no answer: {told}")
+    reason = choice.get("finish_reason")
+    refused = message.get("refusal")
+    if reason == "content_filter":
+        refused = refused or "the answer was cut off by a content filter"
+    return Reply(
+        text=_text(message.get("content")).strip(),
+        finish_reason=reason if isinstance(reason, str) else None,
+        refused=str(refused) if refused else None,
+        model=body.get("model"),
+        usage=body.get("usage"),
+    )
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message: a string, or a list of parts of which some are text."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _is_about_the_question(status: int, error: Exception) -> bool:
+    """Whether a refusal concerns this question alone, so that others may be answered."""
+    told = f"{getattr(error, 'body', None)} {error}"
+    return status == 413 or (
+        status in {400, 403, 422} and _ABOUT_THE_QUESTION.search(told) is not None
+    )
+
+
 def _is_passing(error: Exception) -> bool:
     """Whether another attempt may succeed: rate limits, faults of the server or of the network."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return error.status_code in {408, 409, 425, 429} or error.status_code >= 500
+        is_spent = error.code == "insufficient_quota"  # sent as a rate limit, which it is not
+        passing = error.status_code in {408, 409, 425, 429} or error.status_code >= 500
+        return passing and not is_spent
     return True
 
 
-def _wait(error: Exception, attempt: int) -> float:
+def _wait(error: Exception | None, attempt: int) -> float:
     """Return how long to wait: what the server says, else twice as long each time, with jitter."""
     response = getattr(error, "response", None)
     told = response.headers.get("retry-after") if response is not None else None
     try:
-        return min(float(told), LONGEST_WAIT)
+        return min(max(0.0, float(told)), LONGEST_WAIT)
     except (TypeError, ValueError):
         return min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)  # noqa: S311
 
@@ -267,7 +410,10 @@ def _wait(error: Exception, attempt: int) -> float:
 
 
 def teach(
-    settings: TeacherSettings, samples: list[Sample], output: str | Path
+    settings: TeacherSettings,
+    samples: list[Sample],
+    output: str | Path,
+    again: Collection[str] = (),
 ) -> tuple[Counter[str], str | None]:
     """Ask for the answers that are not stored, and write the file of responses.
 
@@ -279,25 +425,28 @@ def teach(
         Whose instructions to ask.
     output
         File to write: JSON lines of instruction and output. The store lies beside it.
+    again
+        States of stored answers to ask for again, of :data:`STATES`.
 
     Returns
     -------
     counts
         Answers: ``written``, ``right``, ``wrong``, ``unknown`` (no final answer to compare),
-        ``unfinished``, ``empty``, ``missing``, and ``requests`` of this run.
+        ``unfinished``, ``empty``, ``refused`` (the question, or an answer that was cut off by a
+        filter), ``unusable`` (no text that a tokenizer can read), ``missing``, and ``requests`` of
+        this run.
     problem
         Why answers are missing, None if none are.
 
     Raises
     ------
     UserError
-        If there is no key, or the endpoint refuses a request for good. What was answered before is
-        stored.
+        If there is no key, or the endpoint refuses all requests. What was answered is stored.
     """
     output = Path(output)
     secret = _secret(settings)
     with opened_store(store_of(output)) as stored:
-        open_ = [s for s in samples if question_key(settings, s) not in stored]
+        open_ = unanswered(settings, samples, stored, again)
         run, problem = asyncio.run(_ask_open(settings, open_, store_of(output), secret))
     with opened_store(store_of(output)) as stored:
         counts = _write(settings, samples, stored, output)
@@ -332,12 +481,14 @@ async def _ask_open(
 def _secret(settings: TeacherSettings) -> str | None:
     if settings.key_variable is None:
         return None
-    secret = os.environ.get(settings.key_variable)
+    secret = os.environ.get(settings.key_variable, "").strip()
     if not secret:
         raise UserError(
             f"the environment variable {settings.key_variable} is not set: put the key of "
             f"{settings.base_url} there, or set teacher.key_variable to null if it needs none"
         )
+    if not secret.isascii() or not secret.isprintable():
+        raise UserError(f"the environment variable {settings.key_variable} holds no key: copy it")
     return secret
 
 
@@ -353,11 +504,11 @@ def _write(
         answer = stored.get(question_key(settings, sample))
         state = _state(answer, sample)
         counts[state] += 1
-        dropped = {"missing", "empty"}
+        dropped = {"missing", "empty", "refused", "unusable"}
         dropped |= {s for s in ("wrong", "unfinished") if getattr(settings, s) == "drop"}
         if state not in dropped:
             row = {"instruction": sample.instruction, "input": "", "output": answer["output"]}
-            lines.append(json.dumps(row, ensure_ascii=False))
+            lines.append(json.dumps(row))  # escaped: no line break but "\n" for any reader
     counts["written"] = len(lines)
     write_text("".join(f"{line}\n" for line in lines), output)
     return counts
@@ -366,11 +517,33 @@ def _write(
 def _state(answer: dict[str, Any] | None, sample: Sample) -> str:
     if answer is None:
         return "missing"
+    if answer.get("refused"):
+        return "refused"
     if not answer["output"]:
         return "empty"
-    if answer["finish_reason"] == "length":
+    if unusable(answer["output"]):
+        return "unusable"
+    if answer.get("finish_reason") == "length":
         return "unfinished"
     stated = final_answer(answer["output"])
     if stated is None or sample.answer is None:
         return "unknown"
     return "right" if same_answer(stated, sample.answer) else "wrong"
+
+
+def told_states(
+    settings: TeacherSettings, samples: list[Sample], stored: dict[str, dict[str, Any]]
+) -> list[str]:
+    """Return a line for every question without a usable answer, although it was asked."""
+    lines = []
+    for sample in samples:
+        answer = stored.get(question_key(settings, sample))
+        state = _state(answer, sample)
+        if state in {"refused", "empty", "unusable"}:
+            why = answer.get("refused") or unusable(answer["output"]) or "no text came"
+            lines.append(f"{state}: row {sample.row + 1}, {_short(sample.instruction)}: {why}")
+    return lines
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
