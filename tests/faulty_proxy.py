@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FaultyProxy:
     """Answers requests in turn by `faults`: a status, ``slow``, ``cut`` or ``ok``; then all ok.
 
+    `reply` gives the text for a prompt, or status and body of the whole reply.
+
     `asked` lists the body of every request that came, `answered` of those that got an answer.
     """
 
@@ -103,6 +105,8 @@ class FaultyProxy:
         """Return status and reply of the upstream server, or an answer of one's own."""
         if self.upstream is None:
             text = self.reply(body["messages"][-1]["content"])
+            if isinstance(text, tuple):
+                return text
             finish = "length" if text.endswith("...") else "stop"
             message = {"role": "assistant", "content": text}
             choice = {"index": 0, "message": message, "finish_reason": finish}

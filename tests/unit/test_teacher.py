@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from layergrad.cli import app
 from layergrad.config import TeacherSettings
 from layergrad.datasets import teacher
+from layergrad.datasets.files import read_entries
 from layergrad.datasets.pool import Row, make_pool
 from layergrad.errors import UserError
 from tests.faulty_proxy import FaultyProxy
@@ -42,7 +43,7 @@ def samples(n=6):
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def prompts(bodies):
@@ -178,7 +179,7 @@ def test_other_questions_are_asked_anew(tmp_path):
     assert len(proxy.asked) == 6
 
 
-def test_a_line_cut_by_a_crash_is_asked_again(tmp_path):
+def test_a_line_cut_by_a_crash_is_asked_again(tmp_path, capsys):
     output = tmp_path / "d.jsonl"
     with FaultyProxy() as proxy:
         teacher.teach(settings(proxy), samples(3), output)
@@ -187,6 +188,7 @@ def test_a_line_cut_by_a_crash_is_asked_again(tmp_path):
         counts, _ = teacher.teach(settings(proxy), samples(3), output)
     assert (counts["requests"], counts["right"]) == (1, 3)
     assert len(lines(store)) == 3
+    assert "the last line was cut off; its answer is asked for again" in capsys.readouterr().err
 
 
 def test_two_runs_on_one_store_are_refused(tmp_path):
@@ -211,6 +213,195 @@ def test_a_missing_key_is_named(tmp_path, monkeypatch):
 def test_a_prompt_must_hold_the_instruction():
     with pytest.raises(ValidationError, match=r"must contain .instruction"):
         TeacherSettings(prompt="Solve it.")
+
+
+# ------------------------------------------------------------------------------ what may come
+
+
+def whole(content, finish="stop", **message):
+    """Return status and body of a reply with this content."""
+    message = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return 200, {"id": "x", "object": "chat.completion", "created": 0, "choices": [choice]}
+
+
+def refusal(status, message, code=None):
+    return status, {"error": {"message": message, "code": code, "type": "error"}}
+
+
+END = "\nThe final answer is 4"
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\r\n"])
+def test_answers_with_any_line_break_are_read_again(tmp_path, mark):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(reply=lambda prompt: f"We{mark}add.{END}") as proxy:
+        for _ in range(2):
+            counts, problem = teacher.teach(settings(proxy), samples(2), output)
+            assert (counts["right"], problem) == (2, None)
+    assert len(proxy.asked) == 2
+    assert [e.response for e in read_entries(output)] == [f"We{mark}add.{END}"] * 2
+
+
+@pytest.mark.parametrize("text", ["Half \ud83d", "A NUL \0"])
+def test_an_answer_that_is_no_text_is_kept_and_not_written(tmp_path, text):
+    replies = {"q0": whole(text), "q1": f"Yes.{END}"}
+    with FaultyProxy(reply=replies.get) as proxy:
+        for _ in range(2):
+            counts, _ = teacher.teach(settings(proxy), samples(2), tmp_path / "d.jsonl")
+            assert (counts["unusable"], counts["right"], counts["written"]) == (1, 1, 1)
+    assert len(proxy.asked) == 2
+
+
+NO_ANSWERS = [
+    refusal(200, "Provider returned error", 502),
+    (200, {"choices": []}),
+    (200, {"choices": None, "usage": "none"}),
+    (200, {"choices": [{"finish_reason": "stop"}]}),
+    (200, {"choices": ["text"]}),
+    (200, ["text"]),
+    (200, "text"),
+    (200, None),
+]
+
+
+@pytest.mark.parametrize("reply", NO_ANSWERS)
+def test_a_reply_without_an_answer_is_asked_again_then_given_up(tmp_path, reply):
+    replies = [reply, f"Yes.{END}", reply, reply, reply]
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(reply=lambda _: replies.pop(0)) as proxy:
+        asked = settings(proxy, attempts=3, concurrency=1)
+        counts, problem = teacher.teach(asked, samples(2), output)
+        assert (counts["right"], counts["missing"], counts["requests"]) == (1, 1, 5)
+        assert "1 answers were given up after 3 attempts" in problem
+        replies.append(f"Yes.{END}")
+        counts, problem = teacher.teach(asked, samples(2), output)
+    assert (counts["right"], counts["requests"], problem) == (2, 1, None)
+
+
+@pytest.mark.parametrize("content", ["", " \n", None])
+def test_an_empty_answer_is_asked_again_then_that_questions_state(tmp_path, content):
+    replies = [whole(content), f"Yes.{END}", *[whole(content)] * 3, f"Yes.{END}"]
+    with FaultyProxy(reply=lambda _: replies.pop(0)) as proxy:
+        asked = settings(proxy, attempts=3, concurrency=1)
+        for again, right, empty, requests in [((), 1, 1, 5), ((), 1, 1, 0), (("empty",), 2, 0, 1)]:
+            counts, problem = teacher.teach(asked, samples(2), tmp_path / "d.jsonl", again)
+            found = (counts["right"], counts["empty"], counts["requests"])
+            assert found == (right, empty, requests)
+            assert problem is None
+
+
+def test_thinking_that_leaves_no_token_is_not_paid_for_again(tmp_path):
+    with FaultyProxy(reply=lambda _: whole("", finish="length")) as proxy:
+        counts, _ = teacher.teach(settings(proxy), samples(1), tmp_path / "d.jsonl")
+    assert (counts["empty"], counts["requests"]) == (1, 1)
+
+
+REFUSALS = [
+    refusal(400, "The response was filtered", "content_filter"),
+    refusal(400, "Invalid prompt: flagged as potentially violating", "invalid_prompt"),
+    refusal(403, "requires moderation and your input was flagged"),
+    refusal(400, "Content Exists Risk", "invalid_request_error"),
+    refusal(400, "This model's maximum context length is 10 tokens", "context_length_exceeded"),
+    refusal(200, "filtered", "content_filter"),
+    whole("Half an ans", finish="content_filter"),
+    whole(None, finish="content_filter"),
+    whole(None, refusal="I cannot help with that."),
+]
+
+
+@pytest.mark.parametrize("reply", REFUSALS)
+def test_a_refused_question_is_its_state_and_the_others_go_on(tmp_path, reply):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(reply=lambda prompt: reply if prompt == "q1" else f"Yes.{END}") as proxy:
+        asked = settings(proxy, concurrency=1)
+        for again, requests in [((), 4), ((), 0), (("refused",), 1)]:
+            counts, problem = teacher.teach(asked, samples(4), output, again)
+            found = (counts["refused"], counts["right"], counts["requests"], problem)
+            assert found == (1, 3, requests, None)
+    assert [row["instruction"] for row in lines(output)] == ["q0", "q2", "q3"]
+    with teacher.opened_store(teacher.store_of(output)) as stored:
+        (told,) = teacher.told_states(asked, samples(4), stored)
+    assert told.startswith("refused: row 2, 'q1': ")
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (refusal(401, "Incorrect API key"), "refuses the key"),
+        (refusal(403, "Country not supported"), "refuses the key"),
+        (refusal(402, "Insufficient balance"), "Insufficient balance"),
+        (refusal(404, "The model `m` does not exist", "model_not_found"), "does not exist"),
+        (refusal(400, "Unsupported parameter: 'max_tokens'", "unsupported_parameter"), "max_tok"),
+        (refusal(429, "You exceeded your quota", "insufficient_quota"), "exceeded your quota"),
+    ],
+)
+def test_what_concerns_all_questions_stops_and_keeps_what_is_under_way(tmp_path, reply, message):
+    output = tmp_path / "d.jsonl"
+
+    def answer(prompt):
+        if prompt == "q1":
+            return reply
+        time.sleep(0.2)  # still under way when the refusal comes
+        return f"Yes.{END}"
+
+    with FaultyProxy(reply=answer) as proxy:
+        asked = settings(proxy, concurrency=2)
+        with pytest.raises(UserError, match=message):
+            teacher.teach(asked, samples(6), output)
+        assert prompts(proxy.asked) == ["q0", "q1"]
+    assert [answer["instruction"] for answer in lines(teacher.store_of(output))] == ["q0"]
+
+
+def test_parameters_can_be_left_out_and_added(tmp_path):
+    extra = {"max_completion_tokens": 2000, "reasoning_effort": "low", "nested": {"a": [1]}}
+    changes = {"temperature": None, "max_tokens": None, "seed": None, "extra": extra}
+    with FaultyProxy() as proxy:
+        asked = settings(proxy, **changes)
+        teacher.teach(asked, samples(1), tmp_path / "d.jsonl")
+        assert "at most 2000 tokens" in str(teacher.estimate(asked, samples(1), {}))
+    messages = [{"role": "user", "content": "q0"}]
+    assert proxy.asked == [{"model": "m", "messages": messages, **extra}]
+    unlimited = settings(proxy, max_tokens=None)
+    assert "no limit to the tokens" in str(teacher.estimate(unlimited, samples(1), {}))
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "temperature", "stream", "n"])
+def test_extra_parameters_replace_no_setting(name):
+    with pytest.raises(ValidationError, match=name):
+        TeacherSettings(extra={name: 1})
+
+
+def test_the_latest_of_several_answers_counts(tmp_path):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy() as proxy:
+        teacher.teach(settings(proxy), samples(2), output)
+        store = teacher.store_of(output)
+        answer = lines(store)[0]
+        teacher.append(store, {**answer, "output": "Later."})
+        counts, _ = teacher.teach(settings(proxy), samples(2), output)
+    assert counts["requests"] == 0
+    assert "Later." in [row["output"] for row in lines(output)]
+
+
+@pytest.mark.parametrize("line", ["{}", "5", "nonsense", "\xff", '{"key": "a", "output": null}'])
+def test_a_line_that_is_no_answer_is_named(tmp_path, line):
+    store = tmp_path / "d.answers.jsonl"
+    store.write_bytes(b'{"key": "a", "output": "b"}\n' + line.encode("latin-1") + b"\n")
+    with (
+        pytest.raises(UserError, match=r"answers\.jsonl, line 2: is no stored answer"),
+        teacher.opened_store(store),
+    ):
+        pass
+
+
+def test_a_store_that_cannot_be_written_is_a_message(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="could not be written"),
+        teacher.opened_store(tmp_path / "file" / "d.answers.jsonl"),
+    ):
+        pass
 
 
 # ------------------------------------------------------------------------------ the command
@@ -254,6 +445,20 @@ def test_command_prints_an_estimate_first(tmp_path):
     frame = pl.read_parquet(tmp_path / "taught.parquet")
     assert frame["sample_id"].n_unique() == 3
     assert set(frame["response"]) == {"none", "simplified", "long"}
+
+
+def test_command_names_refused_questions_and_asks_again_if_told(tmp_path):
+    with FaultyProxy(reply=lambda _: refusal(400, "no", "content_filter")) as proxy:
+        arguments = ["teach", "--study", str(config(tmp_path, proxy)), "--dataset", "taught"]
+        arguments += ["--output", str(tmp_path / "taught.jsonl"), "--samples", "1"]
+        for more, asked in [([], 1), ([], 1), (["--again", "refused"], 2)]:
+            done = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
+            assert done.exit_code == 0
+            assert "taught: refused: row" in done.output
+            assert "1 refused" in done.output
+            assert len(proxy.asked) == asked
+        done = CliRunner().invoke(app, [*arguments, "--again", "lost"])
+        assert "no such state" in str(done.exception)
 
 
 def test_a_killed_run_goes_on_without_a_repeated_request(tmp_path):
