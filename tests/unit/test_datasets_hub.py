@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from layergrad.config import DatasetSpec, HubDataSource, resolve_study
+from layergrad.datasets.hub import load_hub
 from layergrad.datasets.sources import load_pool
 from layergrad.errors import UserError
 from layergrad.plan import Plan
 from tests.unit.test_datasets_build import MODEL
 
+SPARE = {"level", "views"}  # columns that no mapping needs
 WORDS = "Alpha beta gamma delta epsilon zeta eta theta iota kappa. "  # ten words
 
 ROWS = {
@@ -126,6 +129,90 @@ def test_rows_that_cannot_be_mapped_are_counted(tmp_path):
     assert found.refused == {"no explanation": 1}
 
 
+WHOLE = {name: rows[0] for name, rows in ROWS.items()}
+
+
+@pytest.mark.parametrize("value", [None, 5.5, ["x", None], {"a": 1}, "", "\ud83d", "\0"])
+@pytest.mark.parametrize(
+    ("mapping", "column"), [(m, c) for m, row in WHOLE.items() for c in row if c not in SPARE]
+)
+def test_a_cell_that_is_no_text_leaves_its_row_out(monkeypatch, mapping, column, value):
+    import datasets
+
+    rows = [WHOLE[mapping], {**WHOLE[mapping], column: value}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    source = HubDataSource(id="o/n", revision="0" * 40, mapping=mapping)
+    found = load_hub("d", source)
+    assert [sample.row for sample in found.samples] == [0]
+    assert list(found.refused.values()) == [1]
+    assert list(found.first_refused.values()) == ["row 2"]
+    strict = source.model_copy(update={"bad_rows": "refuse"})
+    with pytest.raises(UserError, match=r"d: o/n, row 2: .*`bad_rows: skip`"):
+        load_hub("d", strict)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "cell", "answer"),
+    [
+        ("strategyqa", {"answer": "false"}, "no"),
+        ("strategyqa", {"answer": 1}, "yes"),
+        ("creak", {"label": True}, "true"),
+        ("creak", {"label": 0.0}, "false"),
+        ("comve", {"label": "1"}, "Sentence B"),
+        ("comve", {"label": -1}, None),
+        ("creak", {"label": "perhaps"}, None),
+        ("aqua", {"correct": "F"}, None),
+        ("gsm8k", {"answer": "no mark"}, None),
+        ("gsm8k", {"answer": "worked #### "}, None),
+        ("gsm8k", {"answer": "#### 5"}, None),
+    ],
+)
+def test_labels_are_read_or_refused(monkeypatch, mapping, cell, answer):
+    import datasets
+
+    rows = [{**WHOLE[mapping], **cell}, WHOLE[mapping]]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    found = load_hub("d", HubDataSource(id="o/n", revision="0" * 40, mapping=mapping))
+    answers = [sample.answer for sample in found.samples if sample.row == 0]
+    assert answers == ([answer] if answer else [])
+
+
+def test_nulls_of_a_folder_are_counted(tmp_path):
+    where = folder(tmp_path, [*ROWS["gsm8k"], {"question": "Which?", "answer": None}])
+    found = load_hub("d", HubDataSource(id=where, config="main", mapping="gsm8k"))
+    assert (len(found.samples), found.refused) == (2, {"'answer' is null": 1})
+
+
+def test_views_that_are_no_number_are_counted(tmp_path):
+    where = folder(tmp_path, [*ROWS["wikipedia"], {**WHOLE["wikipedia"], "views": None}])
+    source = HubDataSource(id=where, config="main", mapping="wikipedia", min_views=100)
+    found = load_hub("d", source)
+    assert (len(found.samples), found.refused) == (1, {"'views' is no number": 1})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("second", ['{"question": "q", "other": 1}', "{torn"])
+def test_files_that_do_not_go_together_are_a_message(tmp_path, streaming, second):
+    where = tmp_path / "set"
+    where.mkdir()
+    (where / "train-0.jsonl").write_text(json.dumps(ROWS["gsm8k"][0]))
+    (where / "train-1.jsonl").write_text(second)
+    source = HubDataSource(id=str(where), mapping="gsm8k", streaming=streaming)
+    with pytest.raises(UserError, match=r"d: .*set: could not be read \(.*the same columns"):
+        load_hub("d", source)
+
+
+def test_titles_are_lines_of_utf8(tmp_path):
+    where = folder(tmp_path, [{"title": "A\u2028B", "text": WORDS * 15}, ROWS["wikipedia"][0]])
+    titles = tmp_path / "titles.txt"
+    titles.write_bytes("\ufeffA\u2028B\t5\r\nLong\r\n".encode())
+    source = HubDataSource(id=where, config="main", mapping="wikipedia", titles=str(titles))
+    assert len(load_hub("d", source).samples) == 2
+    titles.write_bytes("Caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"titles\.txt, line 1: is not UTF-8"):
+        load_hub("d", source)
+
+
 def test_articles_are_cut_by_words_and_short_ones_left_out(tmp_path):
     found = pool(tmp_path, "wikipedia", ["len100", "len500", "len1000"])
     assert [s.instruction for s in found.samples] == ["Tell me about Long."]
@@ -181,15 +268,42 @@ def test_what_is_not_there_is_named(tmp_path, changes, message):
         load_pool(DatasetSpec(name="d", source=source, responses=["none"]))
 
 
-def test_an_unreachable_hub_is_a_message(monkeypatch):
+class StatusError(Exception):
+    """What clients of the hub raise: an error with the response."""
+
+    def __init__(self, status):
+        super().__init__(f"{status} Client Error")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("Couldn't reach 'owner/name' on the Hub"), "go online, set HF_ENDPOINT"),
+        (TimeoutError("timed out"), "go online, set HF_ENDPOINT"),
+        (RuntimeError("Dataset scripts are no longer supported"), "scripts are no longer"),
+        (StatusError(401), "private or gated"),
+        (StatusError(403), "private or gated"),
+        (StatusError(404), "there is no such data set or revision"),
+        (StatusError(503), "go online, set HF_ENDPOINT"),
+    ],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_unreachable_hub_is_a_message(monkeypatch, error, message, is_late):
     import datasets
 
-    def refuse(*args, **options):
-        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+    def refuse():
+        yield {**WHOLE["gsm8k"]}
+        raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    def load(*args, **options):
+        if is_late:
+            return refuse()
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
     source = HubDataSource(id="owner/name", revision="0" * 40, mapping="gsm8k")
-    with pytest.raises(UserError, match="go online, set HF_ENDPOINT"):
+    with pytest.raises(UserError, match=message):
         load_pool(DatasetSpec(name="d", source=source, responses=["none"]))
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from layergrad.datasets.answers import final_answer
 from layergrad.errors import UserError
 
+TOLD_REASONS = 10
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -124,13 +126,18 @@ def pool_of(dataset: str, samples: list[Sample], faults: list[Fault]) -> Pool:
 
 
 def told_refusals(refused: dict[str, int], first_refused: dict[str, str]) -> list[str]:
-    """Return a line per reason for which rows were left out; see :class:`Pool`."""
+    """Return a line per reason for which rows were left out, the first ten; see :class:`Pool`."""
     lines = []
-    for reason, count in refused.items():
-        line = f"{count} row{'s' if count > 1 else ''} left out: {reason}"
+    for reason, count in list(refused.items())[:TOLD_REASONS]:
+        line = f"{_rows(count)} left out: {reason}"
         place = first_refused.get(reason)
         lines.append(f"{line} (first: {place})" if place else line)
-    return lines
+    others = sum(list(refused.values())[TOLD_REASONS:])
+    return [*lines, f"{_rows(others)} left out for other reasons"] if others else lines
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''}"
 
 
 def right_answer(responses: dict[str, str]) -> str | None:

@@ -19,7 +19,10 @@ _KINDS = {
 
 
 class BadRowError(ValueError):
-    """A row that cannot become a sample; the message says why, without the row's place."""
+    """A row that cannot become a sample.
+
+    The message says why, without the row's place, since rows are counted by it.
+    """
 
 
 def read_text(value: Any, column: str, whole: bool = False) -> str:
@@ -61,10 +64,9 @@ def unusable(text: str) -> str | None:
     """Return why a text cannot be read by a tokenizer, None if it can."""
     found = _HALF_CHARACTER.search(text)
     if found:
-        code = f"\\u{ord(found.group()):04x}"
-        return f"holds half a character ({code} at {found.start()}): write the whole character"
+        return f"holds half a character (\\u{ord(found.group()):04x}): write the whole one"
     if "\0" in text:
-        return f"holds a NUL character at {text.index(chr(0))}: remove it"
+        return "holds a NUL character: remove it"
     return None
 
 
@@ -86,11 +88,11 @@ def kind(value: Any) -> str:
 def _number(value: float, column: str, whole: bool) -> str:
     if not math.isfinite(value):
         name = "NaN" if math.isnan(value) else "infinite"
-        raise BadRowError(f"{column!r} is {name}, not text")
+        raise BadRowError(f"{column!r} is {name}")
     if not whole:
         raise BadRowError(
-            f"{column!r} is the number {value!r}, which can be written in several ways: write it "
-            "as text"
+            f"{column!r} is a number with a decimal point or an exponent, which can be written in "
+            "several ways: write it as text"
         )
     return str(int(value))
 
