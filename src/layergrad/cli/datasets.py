@@ -115,8 +115,9 @@ def audit(
         _print_table(wide(shown, tokens=True))
     measured = shown["measure"].unique()
     typer.echo("\n".join(f"{name}: {told}" for name, told in MEASURES.items() if name in measured))
-    typer.echo("\n".join(f"{name}: {line}" for name in names for line in left_out[name]))
-    typer.echo("\n".join(["", *(problems(shown) or ["nothing found that should not be"])]))
+    told = [f"{name}: {line}" for name in names for line in left_out[name]]
+    found = problems(shown) or ["nothing found that should not be"]
+    typer.echo("\n".join(["", *told, *found]))
 
 
 def _part() -> pl.Expr:
