@@ -99,20 +99,32 @@ class Entry(BaseModel):
 
 
 class HubModel(Entry):
-    """A model of the Hugging Face hub, pinned to a revision."""
+    """A model of the Hugging Face hub at a commit, or at the commit that a lock file keeps."""
 
     kind: Literal["hub"] = Field("hub", description="Where the weights come from.")
     id: str = Field(
         description="Repository on the hub, `owner/name`.", pattern=r"^[^/\s]+/[^/\s]+$"
     )
-    revision: str = Field(description="Commit, tag or branch; a commit makes the study repeatable.")
+    revision: str = Field(
+        description="Commit, tag or branch; what a tag or branch stands for when it is first used "
+        "is kept in `revisions.lock.json`.",
+        pattern=r"^\S+$",
+    )
 
 
 class LocalModel(Entry):
     """A directory with `config.json`, safetensors and a tokenizer."""
 
     kind: Literal["path"] = Field("path", description="Where the weights come from.")
-    path: str = Field(description="Directory of the model.")
+    path: str = Field(
+        description="Directory of the model, or of a LoRA adapter, which is merged with its base; "
+        "`~` and environment variables are expanded."
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The directory, with `~` and environment variables expanded."""
+        return Path(os.path.expandvars(self.path)).expanduser()
 
 
 class WheelModel(Entry):
@@ -317,7 +329,8 @@ class HubDataSource(Entry):
     config: str | None = Field(None, description="Configuration (subset) of the data set.")
     split: str = Field("train", description="Split.")
     revision: str | None = Field(
-        None, description="Commit; required for the hub, so that the study can be repeated."
+        None,
+        description="Commit, tag or branch, as of a model; required for a data set on the hub.",
     )
     mapping: Literal[
         "gsm8k", "aqua", "strategyqa", "ecqa", "creak", "comve", "math", "wikipedia"
@@ -349,8 +362,8 @@ class HubDataSource(Entry):
         here = Path(self.id).is_dir() or Path(f"{self.id}.dvc").exists()
         if self.revision is None and not here:
             raise ValueError(
-                f"{self.id}: give the revision (a commit) of a data set on the hub; if it is a "
-                "local folder, there is none of that name"
+                f"{self.id}: give the revision (a commit or branch) of a data set on the hub; if "
+                "it is a local folder, there is none of that name"
             )
         chosen = (self.titles, self.min_views, self.max_views)
         if self.mapping != "wikipedia" and any(choice is not None for choice in chosen):

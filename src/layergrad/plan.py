@@ -23,7 +23,9 @@ from layergrad.config import (
     EmbeddedSource,
     FilesSource,
     HubDataSource,
+    HubModel,
     LocalModel,
+    ModelSource,
     ModelSpec,
     PublishedSource,
     ReasoningGymSource,
@@ -37,7 +39,10 @@ from layergrad.figures import (
     find_paper_figure,
     paper_figures,
 )
-from layergrad.provenance import content_hash, key
+from layergrad.models.adapters import adapter_files, base_of
+from layergrad.models.files import is_adapter, model_files
+from layergrad.provenance import content_hash, files_hash, key, pointer_hash
+from layergrad.revisions import commit_of, content_behind, record_content
 
 # Raise when a change of code changes what the phase produces: a test of the samples asks for it.
 ENGINE_VERSION = 2
@@ -127,7 +132,12 @@ class Plan:
     @remembered
     def model_key(self, model: str) -> str:
         """Return the key of a model's weights."""
-        return key("model", model_source(self.study.model(model)))
+        return key("model", self.model_source(model))
+
+    @remembered
+    def model_source(self, model: str) -> dict[str, Any]:
+        """Return what decides a model's weights and tokenizer."""
+        return model_source(self.study.model(model))
 
     @remembered
     def samples_key(self, dataset: str, response: str, control: str) -> str:
@@ -180,7 +190,11 @@ class Plan:
         """Return all that decides a spectrum beside the tokens."""
         return {
             "version": ENGINE_VERSION,
-            "model": {**self.study.model(model).content(), "weights": self.model_key(model)},
+            "model": {
+                **self.study.model(model).content(),
+                "source": self.model_source(model),
+                "weights": self.model_key(model),
+            },
             "extraction": self.study.extraction.model_dump(mode="json"),
         }
 
@@ -373,15 +387,35 @@ class Plan:
 
 
 def model_source(spec: ModelSpec) -> dict[str, Any]:
-    """Return what decides a model's weights and tokenizer."""
-    source = spec.source.model_dump(mode="json")
-    if isinstance(spec.source, LocalModel):
-        if not (Path(spec.source.path).exists() or Path(f"{spec.source.path}.dvc").exists()):
-            raise UserError(
-                f"model {spec.name}: {spec.source.path}: no such folder; check the path"
-            )
-        return {"kind": "path", "content": content_hash(spec.source.path)}
-    return source
+    """Return what decides a model's weights and tokenizer: content or a commit, never a name."""
+    source = spec.source
+    if isinstance(source, LocalModel) and not source.folder.exists():
+        pointer = Path(f"{source.folder}.dvc")
+        content = content_behind(pointer_hash(source.folder)) if pointer.exists() else None
+        if content is None:
+            how = "run `dvc pull`" if pointer.exists() else "check the path"
+            raise UserError(f"model {spec.name}: {source.folder}: no such folder; {how}")
+        return {"kind": "path", "content": content}
+    return _weights_source(source)
+
+
+def _weights_source(source: ModelSource) -> dict[str, Any]:
+    if isinstance(source, HubModel):
+        commit = commit_of("models", source.id, source.revision)
+        return source.model_dump(mode="json") | {"revision": commit}
+    if not isinstance(source, LocalModel):
+        return source.model_dump(mode="json")
+    folder = source.folder
+    if is_adapter(folder):
+        content = files_hash(folder, adapter_files(folder))
+        base = base_of(folder)
+        if base == LocalModel(path=str(folder)):
+            return {"kind": "adapter", "content": content}
+        return {"kind": "adapter", "content": content, "base": _weights_source(base)}
+    content = files_hash(folder, model_files(folder))
+    if Path(f"{folder}.dvc").exists() and content_hash(folder) == pointer_hash(folder):
+        record_content(pointer_hash(folder), content)
+    return {"kind": "path", "content": content}
 
 
 def source_files(spec: DatasetSpec) -> set[str]:
@@ -400,8 +434,12 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
     _check_files(spec)
     source = spec.source.model_dump(mode="json")
     if isinstance(spec.source, HubDataSource):
-        if spec.source.revision is None:  # a local folder, here or known by its pointer
-            source["id"] = content_hash(spec.source.id)
+        if spec.source.revision is None or Path(spec.source.id).is_dir():
+            # a local folder, here or known by its pointer
+            source |= {"id": content_hash(spec.source.id), "revision": None}
+        else:
+            commit = commit_of("datasets", spec.source.id, spec.source.revision)
+            source["revision"] = commit
         if spec.source.titles:
             source["titles"] = content_hash(spec.source.titles)
     if isinstance(spec.source, ReasoningGymSource) and spec.source.version is None:

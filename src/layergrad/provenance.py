@@ -55,12 +55,9 @@ def content_hash(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.is_file())
-        named = sorted((file.relative_to(path).as_posix(), file) for file in files)
-        listed = [{"md5": content_hash(file), "relpath": name} for name, file in named]
-        text = json.dumps(listed, sort_keys=True)
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+        return files_hash(path, [file.relative_to(path).as_posix() for file in files])
     if not path.exists():
-        return _pointer_hash(path)
+        return pointer_hash(path)
     stat = path.stat()
     signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     memo = read_json(MEMO) or {}
@@ -70,7 +67,15 @@ def content_hash(path: str | Path) -> str:
     return memo[str(path)][1]
 
 
-def _pointer_hash(path: Path) -> str:
+def files_hash(folder: str | Path, names: Iterable[str]) -> str:
+    """Return the md5 of the list of these files of a folder, as DVC hashes a folder."""
+    listed = [{"md5": content_hash(Path(folder, name)), "relpath": name} for name in sorted(names)]
+    text = json.dumps(listed, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def pointer_hash(path: str | Path) -> str:
+    """Return the md5 by which DVC knows a file or folder, from the pointer beside it."""
     pointer = Path(f"{path}.dvc")
     if not pointer.exists():
         raise UserError(f"{path}: no such file; if it is tracked by DVC, run `dvc pull`")

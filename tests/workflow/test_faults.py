@@ -175,11 +175,9 @@ def test_weights_that_are_not_numbers(edited):
         "source: {kind: random, architecture: qwen2, seed: 33}",
         "source: {kind: path, path: broken}",
     )
-    done = edited.run(STATISTICS)
-    assert "failed  factored against full SVD" in done.output and "Traceback" not in done.output
-    records = [json.loads(text) for text in edited.files("data/spectra/tiny-qwen/*.json").values()]
-    cells = [cell for record in records for cell in record.get("cells", [])]
-    assert sorted((cell["samples"], cell["failed"]) for cell in cells) == [(0, 3), (3, 0)]
+    done = edited.run(STATISTICS, status=1)
+    assert "model.layers.1.mlp.up_proj.weight is not finite" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_failed_samples_are_tried_again_when_asked(project):

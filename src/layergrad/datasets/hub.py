@@ -20,6 +20,7 @@ from layergrad.datasets.knowledge import LENGTHS, cut
 from layergrad.datasets.pool import Fault, Pool, Row, make_pool
 from layergrad.datasets.values import BadRowError, read_text
 from layergrad.errors import UserError
+from layergrad.revisions import commit_of
 
 Mapped = tuple[str, dict[str, str]]
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
@@ -65,18 +66,19 @@ def _read(dataset: str, source: HubDataSource) -> Iterator[dict[str, Any]]:
     """Give the rows of a data set; whatever the library meets becomes a message."""
     import datasets
 
-    is_local = Path(source.id).is_dir()
+    is_remote = source.revision is not None and not Path(source.id).is_dir()
+    commit = commit_of("datasets", source.id, source.revision) if is_remote else None
     try:
         yield from datasets.load_dataset(
             source.id,
             source.config,
             split=source.split,
-            revision=None if is_local else source.revision,
+            revision=commit,
             streaming=source.streaming,
         )
     except Exception as error:  # of the library, and of those that it reads files and pages with
         where = f"{dataset}: {source.id}" + (f"@{source.revision}" if source.revision else "")
-        raise UserError(f"{where}: {_told(error, is_local)}") from None
+        raise UserError(f"{where}: {_told(error, not is_remote)}") from None
 
 
 def _told(error: Exception, is_local: bool) -> str:

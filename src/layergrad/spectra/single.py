@@ -24,6 +24,8 @@ from layergrad.datasets.files import load_files
 from layergrad.errors import UserError
 from layergrad.models.fetch import fetch_model
 from layergrad.plan import Cell, Plan
+from layergrad.progress import say
+from layergrad.revisions import commit_of
 from layergrad.spectra.pair import make_encoder, measure_missing, write_cells
 from layergrad.spectra.store import Store
 from layergrad.spectra.tokens import tokenise
@@ -52,7 +54,7 @@ def single_study(
         Settings of the engine and of the machine.
     """
     source = _model_source(model)
-    name = _slug(Path(model).resolve().name if isinstance(source, LocalModel) else source.id)
+    name = _slug(source.folder.resolve().name if isinstance(source, LocalModel) else source.id)
     spec = ModelSpec(name=name, source=source, family=name, tuning="base", **model_settings)
     files = FilesSource(responses={RESPONSE: str(samples)}, columns=Columns())
     dataset = DatasetSpec(name=_slug(Path(samples).stem), source=files, responses=[RESPONSE])
@@ -116,14 +118,19 @@ def _rows(study: Study, limit: int | None) -> pl.DataFrame:
 
 
 def _model_source(model: str) -> LocalModel | HubModel:
-    if Path(model).is_dir():
-        return LocalModel(path=model)
+    local = LocalModel(path=model)
+    if local.folder.is_dir():
+        return local
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", model)
-    if found is None or model.startswith((".", "/", "~")):
+    if found is None or model.startswith((".", "/", "~", "$")):
         raise UserError(
             f"{model}: neither a folder nor a hub id (owner/name or owner/name@revision)"
         )
-    return HubModel(id=found[1], revision=found[2] or "main")
+    revision = found[2] or "main"
+    commit = commit_of("models", found[1], revision, record=False)
+    if commit != revision:
+        say(f"{found[1]}: {revision} is commit {commit}, which is measured")
+    return HubModel(id=found[1], revision=commit)
 
 
 def _slug(text: str) -> str:
