@@ -47,6 +47,8 @@ from layergrad.revisions import commit_of, content_behind, record_content
 # Raise when a change of code changes what the phase produces: a test of the samples asks for it.
 ENGINE_VERSION = 2
 DATASET_VERSION = 2
+# Raise when the checks of a model change: those of before are then made again.
+PREFLIGHT_VERSION = 2
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
@@ -199,8 +201,16 @@ class Plan:
         }
 
     def preflight_key(self, model: str) -> str:
-        """Return the key of a model's preflight: it depends on the engine, not on the samples."""
-        return key("preflight", self.engine(model))
+        """Return the key of a model's preflight: it depends on the model, not on any sample.
+
+        Nor on what decides only how much of a sample is taken.
+        """
+        engine = self.engine(model)
+        of_samples = {"max_length", "response_tokens"}
+        engine["extraction"] = {
+            k: v for k, v in engine["extraction"].items() if k not in of_samples
+        }
+        return key("preflight", PREFLIGHT_VERSION, engine)
 
     def cell_key(self, cell: Cell) -> str:
         """Return the key of a cell's spectra."""

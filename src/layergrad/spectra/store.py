@@ -9,13 +9,14 @@ interrupted run left behind, one a batch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from layergrad.errors import UserError
 from layergrad.provenance import atomic, digest, key
 from layergrad.spectra.measure import Measured
 from layergrad.tables import FAILURES, SPECTRA, conform, write_table
@@ -110,6 +111,7 @@ class Store:
         failures: pl.DataFrame,
         provenance: dict[str, Any],
         known: dict[str, Path],
+        projections: Sequence[str],
     ) -> dict[str, Any]:
         """Write a cell's spectra and failures; return its entry of the pair's index.
 
@@ -125,13 +127,23 @@ class Store:
             Written into both files.
         known
             Where the rows are; see :meth:`known`.
+        projections
+            Projections that were asked for.
+
+        Raises
+        ------
+        UserError
+            If a measured sample lacks a spectrum, or has one that cannot be right.
         """
         file = Path(file)
-        rows = self.rows(samples["content"].to_list(), known)
+        contents = samples["content"].unique().to_list()
+        rows = self.rows([content for content in contents if content in known], known)
+        if fault := incomplete(rows, contents, projections):
+            raise UserError(
+                f"{file}: {fault}; it was damaged or measured by another version: delete "
+                f"{self.folder} and run again"
+            )
         spectra = samples.join(rows, on="content", how="inner")
-        complete = spectra["content"].n_unique() == samples["content"].n_unique()
-        if not complete:
-            raise RuntimeError(f"{file}: rows of measured samples are missing in {self.folder}")
         failed = failures_file(file)
         write_table(failures, FAILURES, failed, provenance)
         write_table(conform(spectra, SPECTRA), SPECTRA, file, provenance)
@@ -144,6 +156,55 @@ class Store:
     def remove(self) -> None:
         """Drop the whole folder, where its cells were written elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def incomplete(
+    rows: pl.DataFrame, contents: Sequence[str], projections: Sequence[str]
+) -> str | None:
+    """Say what is wrong with the spectra of measured samples, None if they are whole.
+
+    Samples of one model have the same layers and projections, each exactly once, and spectra that
+    are finite and as long as the tokens or, where these are more, as the shorter side of the
+    weight. The side is not stored: the longest spectrum of the place stands for it.
+
+    Parameters
+    ----------
+    rows
+        Columns of `SCHEMA`.
+    contents
+        Content keys of the samples.
+    projections
+        Projections that were asked for.
+    """
+    if not contents:
+        return None
+    place = ["layer", "projection"]
+    if absent := sorted(set(projections) - set(rows["projection"])):
+        return f"no sample has a spectrum of {', '.join(absent)}"
+    wanted = rows.select(place).unique().join(pl.DataFrame({"content": contents}), how="cross")
+    counts = wanted.join(
+        rows.group_by("content", *place).len(), on=["content", *place], how="left"
+    ).filter(pl.col("len").fill_null(0) != 1)
+    if counts.height:
+        row = counts.sort("content", *place).row(0, named=True)
+        return (
+            f"the sample with content {row['content']} has {row['len'] or 0} spectra of "
+            f"{row['projection']} in layer {row['layer']}, not one"
+        )
+    length = pl.col("singular_values").list.len()
+    side = length.max().over(place)
+    right = pl.col("singular_values").list.sum().is_finite() & (
+        length == pl.min_horizontal(side, "tokens")
+    )
+    wrong = rows.filter(~right.fill_null(False)).sort("content", *place)
+    if wrong.height:
+        row = wrong.row(0, named=True)
+        return (
+            f"the spectrum of {row['projection']} in layer {row['layer']} of the sample with "
+            f"content {row['content']} has {len(row['singular_values'] or [])} values of "
+            f"{row['tokens']} tokens, or one that is not finite"
+        )
+    return None
 
 
 def failures_file(file: str | Path) -> Path:
