@@ -48,7 +48,6 @@ rule preflight:
                 [PLAN.preflight_file(w.model)],
                 is_made(PLAN.preflight_file(w.model)),
                 receipt=PLAN.model_file(w.model),
-                samples=DATASET_FILES[0],
             )
         ),
     output:
@@ -71,8 +70,7 @@ rule preflight:
         " python -m layergrad lease --gpus {resources.gpu} --"
         " python -m layergrad preflight --study {params.study}"
         " --model {wildcards.model} --key {wildcards.key}"
-        " --model-receipt {input.receipt} --samples {input.samples} --output {output}"
-        " 2>&1 | tee {log}"
+        " --model-receipt {input.receipt} --output {output} 2>&1 | tee {log}"
 
 
 rule extract:

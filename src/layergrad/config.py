@@ -517,6 +517,9 @@ class ReportSettings(Entry):
 
     title: str = Field("Fast and slow thinking in the layers", description="Title of the page.")
     metric: str = Field("nuclear_norm", description="Metric that the figures open with.")
+    prompts: bool = Field(
+        True, description="Show one prompt per model, dataset and response on the page."
+    )
 
 
 TEACHER_OPTIONS = ("temperature", "max_tokens", "seed")  # sent as they are, unless null

@@ -58,17 +58,6 @@ SPECTRA = Table(
     },
     (*_CELL_KEY, "row", "layer", "projection"),
 )
-# Why a sample has no spectra: `reason` of the table below, one meaning each.
-FAILURE_REASONS = {
-    "no_response_tokens": "no token of the response would be in the loss",
-    "truncated": "the sample has more tokens than `max_length`",
-    "token_unknown": "a token id lies beyond the rows of the model's embedding",
-    "too_long_for_model": "the sample has more tokens than the model has learned positions",
-    "out_of_memory": "the sample does not fit in memory, alone",
-    "non_finite": "loss or gradient is infinite or not a number",
-    "error": "measuring the sample, alone, raised an error that `detail` quotes",
-    "preflight": "the model failed its preflight; nothing of it is measured",
-}
 FAILURES = Table(
     "failures", {**_SAMPLE, "reason": pl.String, "detail": pl.String}, (*_CELL_KEY, "row")
 )

@@ -42,7 +42,7 @@ def test_means_and_claims_are_printed(plan):
     assert "1. Fast thinking gives larger gradients than slow thinking" in text
     assert "supported as measured" in text
     assert "with length taken out" in text
-    assert "59 samples measured, 1 fell out." in text
+    assert "59 samples measured, 1 failed." in text
 
 
 def test_colours_only_where_they_are_wanted(plan, monkeypatch):

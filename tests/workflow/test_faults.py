@@ -191,7 +191,7 @@ def test_failed_samples_are_tried_again_when_asked(project):
     assert results(project) != before
     assert project.jobs(SNAKEMAKE) == {}
     told = project.run("layergrad explain data/manifest.json").output
-    assert "2 samples measured, 1 fell out" in told and "; current" in told
+    assert "2 samples measured, 1 failed" in told and "; current" in told
 
     assert "no sample" in project.run("layergrad retry --reason too_long").output
     told = project.run("layergrad retry --reason out_of_memory").output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,12 @@ def spectra(
     quiet_libraries()
     plan = plan_of(study)
     check_key(f"spectra of {model} on {dataset}", plan.spectra_key(model, dataset), key)
-    extract_pair(plan, model, dataset, model_receipt, samples, output, preflight)
+    index = extract_pair(plan, model, dataset, model_receipt, samples, output, preflight)
+    for note in index["examples"]["notes"]:
+        typer.echo(f"{model}: {note}", err=True)
+    for prompt in index["examples"]["prompts"]:
+        say_prompt(f"{dataset}, {prompt['response']}, row {prompt['row']}", prompt["printed"])
+    say_failures(f"{model} on {dataset}", index)
 
 
 @app.command()
@@ -49,19 +54,36 @@ def preflight(
     study: Study,
     model: Model,
     model_receipt: Receipt,
-    samples: Annotated[Path, typer.Option(help="What `build` wrote, of any dataset.")],
     output: JsonFile,
     key: Key = None,
 ) -> None:
-    """Check a model on a few samples: BOS, boundary, batch invariance, full SVD."""
+    """Check a model: against autograd, in batches, causality, layers, precision, BOS.
+
+    A check that fails is written down and no error: the other models of a study go on, and the
+    samples of this one are recorded as failed.
+    """
+    from layergrad.models.encode import SampleError
     from layergrad.plan import check_key
-    from layergrad.spectra.pair import preflight_model
+    from layergrad.spectra.examples import example
+    from layergrad.spectra.pair import failures_of, preflight_model
+    from layergrad.spectra.preflight import INSTRUCTION, RESPONSE
 
     quiet_libraries()
     plan = plan_of(study)
     check_key(f"preflight of {model}", plan.preflight_key(model), key)
-    for check in preflight_model(plan, model, model_receipt, samples, output):
-        typer.echo(f"{check['status']:>7}  {check['name']}: {check['detail']}", err=True)
+    checks, encoder = preflight_model(plan, model, model_receipt, output)
+    say_checks(checks)
+    try:
+        encoded = encoder.encode(INSTRUCTION, RESPONSE)
+        say_prompt(f"{model}, a built-in sample", example(encoder, encoded)["printed"])
+    except SampleError as error:
+        typer.echo(f"{model}: the built-in sample cannot be written: {error}", err=True)
+    if wrong := failures_of(checks):
+        typer.echo(
+            f"layergrad: {model} FAILED its preflight and will not be measured; every sample of it "
+            f"is recorded as failed. {wrong}",
+            err=True,
+        )
 
 
 @app.command()
@@ -113,6 +135,9 @@ def extract(
     max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     token_budget: Annotated[int | None, typer.Option(help="Tokens of a batch.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+    preflight: Annotated[
+        bool, typer.Option(help="Check the model before anything is measured.")
+    ] = True,
 ) -> None:
     """Measure the spectra of one file of samples, without a study."""
     import os
@@ -149,10 +174,18 @@ def extract(
             for fault in error.errors()
         ]
         raise UserError("\n".join(["these options are not valid:", *faults])) from None
-    counts = extract_file(study, output, limit)
-    typer.echo(f"{output}: {counts['samples']} samples, {counts['failed']} failed", err=True)
-    if counts["failed"]:
-        typer.echo(f"{failures_file(output)}: why they failed", err=True)
+    counts = extract_file(study, output, limit, preflight)
+    if counts["checks"] is not None:
+        say_checks(counts["checks"])
+    elif not preflight:
+        typer.echo("the model was not checked (--no-preflight)", err=True)
+    if counts["prompt"] is not None:
+        say_prompt("the first sample", counts["prompt"])
+    failed = sum(counts["failed"].values())
+    typer.echo(f"{output}: {counts['samples']} samples, {failed} failed", err=True)
+    if failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts["failed"].items())
+        typer.echo(f"{failures_file(output)}: why they failed ({reasons})", err=True)
     if counts["has_template"] and not chat:
         typer.echo("the model has a chat template, which was not used: --chat uses it", err=True)
 
@@ -187,3 +220,34 @@ def quiet_libraries() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def say_checks(checks: list[dict[str, Any]]) -> None:
+    """Print the outcome of every check of a model."""
+    for check in checks:
+        typer.echo(f"{check['status']:>7}  {check['name']}: {check['detail']}", err=True)
+
+
+def say_prompt(what: str, printed: str) -> None:
+    """Print a sample as the model sees it."""
+    typer.echo(f"{what}, as the model sees it, with the tokens in the loss marked:", err=True)
+    typer.echo(printed, err=True)
+
+
+def say_failures(what: str, index: dict[str, Any]) -> None:
+    """Print how many samples of a pair failed and why, above all if all did."""
+    from collections import Counter
+
+    from layergrad.tables import FAILURES, read_table
+
+    reasons: Counter[str] = Counter()
+    detail: dict[str, str] = {}
+    for cell in index["cells"]:
+        for row in read_table(cell["failures"], FAILURES).iter_rows(named=True):
+            reasons[row["reason"]] += 1
+            detail.setdefault(row["reason"], row["detail"])
+    measured = sum(cell["samples"] for cell in index["cells"])
+    if reasons and not measured:
+        typer.echo(f"layergrad: {what}: NOTHING WAS MEASURED, every sample failed:", err=True)
+    for reason, count in reasons.most_common():
+        typer.echo(f"{what}: {count} failed, {reason}; the first: {detail[reason]}", err=True)

@@ -109,7 +109,7 @@ def picture(plan: Plan, figure: Figure, statistics: Path) -> tuple[pl.DataFrame,
 def samples_picture(study: Study, table: pl.DataFrame) -> tuple[pl.DataFrame, Any]:
     """Return counts and picture of the samples of all cells."""
     rows = samples.rows(table, labels(study))
-    subtitle = [f"{table['samples'].sum()} samples measured, {table['failed'].sum()} fell out"]
+    subtitle = [f"{table['samples'].sum()} samples measured, {table['failed'].sum()} failed"]
     chart = samples.chart(rows, [spec.label for spec in study.datasets])
     return rows, titled(chart, words.FAMILIES["samples"], subtitle)
 

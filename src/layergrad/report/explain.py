@@ -176,7 +176,7 @@ def _read_index(path: str, model: str, dataset: str, planned: str | None) -> Nod
     cells = index.get("cells", [])
     if cells:
         measured, failed = sum(c["samples"] for c in cells), sum(c["failed"] for c in cells)
-        node.told.append(f"{len(cells)} cells, {measured} samples measured, {failed} fell out")
+        node.told.append(f"{len(cells)} cells, {measured} samples measured, {failed} failed")
         node.told += [f"{c['response']}, {c['control']}: sha256 {c['sha256']}" for c in cells]
         made = (read_provenance(cells[0]["spectra"]) or {}).get("made", {})
         node.told += [f"measured with {flat(made)}"] if made else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from layergrad.report.page.sections import (
     main_variant,
     ordered_parts,
     overall,
+    refused,
     sign,
     stands,
     told,
@@ -45,11 +47,28 @@ def overview(plan: Plan, console: Console, statistics: Path = Path("data/statist
     findings = study_table(plan, FINDINGS, statistics)
     if findings.height:
         console.print(claims_table(findings))
-    measured, lost = samples["samples"].sum(), samples["failed"].sum()
-    console.print(f"{measured} samples measured, {lost} fell out.")
+    say_what_failed(plan, samples, console)
     for model in plan.study.models:
         if model.note:
             console.print(f"{model.label}: {model.note}", markup=False)
+
+
+def say_what_failed(plan: Plan, samples: pl.DataFrame, console: Console) -> None:
+    """Print how many samples failed and why, and which models failed their preflight."""
+    measured, lost = samples["samples"].sum(), samples["failed"].sum()
+    reasons: Counter[str] = Counter()
+    for told_reasons in samples["reasons"]:
+        for reason in filter(None, told_reasons.split("; ")):
+            name, _, count = reason.rpartition(": ")
+            reasons[name] += int(count)
+    why = ", ".join(f"{count} {name}" for name, count in reasons.most_common())
+    console.print(f"{measured} samples measured, {lost} failed{f' ({why})' if why else ''}.")
+    wrong = refused(plan)
+    for model, detail in wrong.items():
+        text = f"{model} FAILED its preflight and was not measured: {detail}"
+        console.print(text, style="red", markup=False)
+    if lost and not measured:
+        console.print("NOTHING WAS MEASURED: every sample failed.", style="bold red")
 
 
 def means_table(plan: Plan, statistics: Path, metric: str) -> Table:

@@ -167,7 +167,7 @@ def describe(error: Exception) -> str:
 
 def say(text: str) -> None:
     """Tell the user at once, above a progress bar or in a log."""
-    print(f"layergrad: {text}", file=sys.stderr)
+    sys.stderr.write(f"layergrad: {text}\n")
 
 
 def default_budget(model: PreTrainedModel, device: torch.device) -> int:

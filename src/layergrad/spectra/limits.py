@@ -20,9 +20,20 @@ if TYPE_CHECKING:
 _OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|video")
 
 
+# Why a sample that could be written as tokens has no spectra; docs/versions.md lists all reasons.
+REASONS = {
+    "preflight": "the model failed its preflight, so that nothing of it is measured",
+    "token_unknown": "a token id beyond the rows of the model's embedding",
+    "too_long_for_model": "more tokens than the model has positions",
+    "out_of_memory": "the sample does not fit in memory, alone",
+    "non_finite": "the loss or a gradient is infinite or not a number",
+    "error": "measuring the sample, alone, raised the error that `detail` quotes",
+}
+
+
 @dataclass(frozen=True)
 class Failed:
-    """A sample without spectra: why (one of ``tables.FAILURE_REASONS``), and the particulars."""
+    """A sample without spectra: why, one of `REASONS`, and the particulars."""
 
     reason: str
     detail: str

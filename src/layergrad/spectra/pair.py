@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from layergrad.models.load import load_tokenizer
 from layergrad.plan import Cell, Plan
 from layergrad.progress import Progress
 from layergrad.provenance import read_json, read_provenance, write_json
+from layergrad.spectra.examples import examples
 from layergrad.spectra.store import Store, cell_entry, failures_file, measured_rows
 from layergrad.spectra.tokens import SAMPLE_COLUMNS, Tokens, tokenise_cells
-from layergrad.tables import DATASET, FAILURES, read_table
+from layergrad.tables import FAILURES
 
-PREFLIGHT_SAMPLES = 3  # of every response
+# Looks at a model after it was loaded and before anything is measured.
+Inspect = Callable[[Any, Any], None]  # (model, device)
 
 
 def extract_pair(
@@ -35,7 +38,8 @@ def extract_pair(
 ) -> dict[str, Any]:
     """Make every cell of a pair exist and write the pair's index.
 
-    The model is loaded only if some sample of some missing cell was never measured.
+    The model is loaded only if some sample of some missing cell was never measured. The index also
+    shows one prompt per response.
 
     Parameters
     ----------
@@ -61,11 +65,14 @@ def extract_pair(
     if missing:
         run = _measure_cells(plan, model, missing, receipt, samples, preflight, store)
     entries = [_entry(plan, cell) for cell in cells]
+    shown = list(dict.fromkeys(cell.response for cell in plan.cells(model, dataset)))
+    encoder = make_encoder(plan, model, read_receipt(receipt)["path"])
     record = {
         "key": plan.spectra_key(model, dataset),
         "model": model,
         "dataset": dataset,
         "cells": entries,
+        "examples": examples(samples, shown, encoder),
         "provenance": run,
     }
     write_json(record, index)
@@ -146,14 +153,29 @@ def failed_check(preflight: str | Path | None) -> str | None:
     result = read_json(preflight)
     if result is None:
         raise UserError(f"{preflight}: no readable preflight result; delete it and run again")
-    failed = [f"{c['name']}: {c['detail']}" for c in result["checks"] if c["status"] == "failed"]
+    return failures_of(result["checks"])
+
+
+def failures_of(checks: list[dict[str, Any]]) -> str | None:
+    """Return the checks that failed, in one line; None if none did."""
+    failed = [f"{c['name']}: {c['detail']}" for c in checks if c["status"] == "failed"]
     return "; ".join(failed) or None
 
 
 def measure_missing(
-    plan: Plan, model: str, fetched: dict[str, Any], tokens: Tokens, store: Store
+    plan: Plan,
+    model: str,
+    fetched: dict[str, Any],
+    tokens: Tokens,
+    store: Store,
+    inspect: Inspect | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the samples that the store has no rows of.
+
+    Parameters
+    ----------
+    inspect
+        Called with the model if it is loaded.
 
     Returns
     -------
@@ -161,6 +183,11 @@ def measure_missing(
         Settings, device, versions and what was used.
     failed
         content key -> reason and detail of the samples that gave no spectra.
+
+    Raises
+    ------
+    UserError
+        If every sample raised an error: then the fault is not in a sample.
     """
     known = store.known()
     new = {c: e for c, e in tokens.encoded.items() if c not in known}
@@ -168,8 +195,15 @@ def measure_missing(
     failed: dict[str, Any] = {}
     if new:
         check_files(fetched)
-        run |= _measure_new(plan, model, fetched["path"], new, store, failed)
-    return run | {"measured": len(new), "reused": len(tokens.encoded) - len(new)}, failed
+        run |= _measure_new(plan, model, fetched["path"], new, store, failed, inspect)
+    reused = len(tokens.encoded) - len(new)
+    errors = [fault["detail"] for fault in failed.values() if fault["reason"] == "error"]
+    if errors and len(errors) == len(tokens.encoded):
+        raise UserError(
+            f"{model}: each of the {len(errors)} samples raised an error, so none is at fault; the "
+            f"first: {errors[0]}"
+        )
+    return run | {"measured": len(new), "reused": reused}, failed
 
 
 def describe_run(plan: Plan, model: str) -> dict[str, Any]:
@@ -178,29 +212,42 @@ def describe_run(plan: Plan, model: str) -> dict[str, Any]:
 
 
 def preflight_model(
-    plan: Plan, model: str, receipt: str | Path, samples: str | Path, output: str | Path
-) -> list[dict[str, Any]]:
-    """Check a model on the first samples of every response of a dataset; write the outcome.
+    plan: Plan, model: str, receipt: str | Path, output: str | Path
+) -> tuple[list[dict[str, Any]], Encoder]:
+    """Check a model and write the outcome.
 
     Returns
     -------
     list of dict
         The checks, as written: name, status, detail, value, limit. A check that fails is no error
         here: the cells of the model record it as the reason of their failure.
+    Encoder
+        Writes samples as tokens for the model.
     """
-    from layergrad.spectra.preflight import run_checks
-
     fetched = read_receipt(receipt)
     check_files(fetched)
-    rows = read_table(samples, DATASET).filter(pl.col("control") == "correct")
-    rows = rows.group_by("response", maintain_order=True).head(PREFLIGHT_SAMPLES)
     encoder = make_encoder(plan, model, fetched["path"])
     loaded, device = load(plan, model, fetched["path"])
+    checks = check_model(plan, model, loaded, encoder)
+    record = {
+        "key": plan.preflight_key(model),
+        "model": model,
+        "passed": failures_of(checks) is None,
+        "checks": checks,
+        "provenance": describe_run(plan, model) | describe_device(device),
+    }
+    write_json(record, output)
+    return checks, encoder
+
+
+def check_model(plan: Plan, model: str, loaded: Any, encoder: Encoder) -> list[dict[str, Any]]:
+    """Return the outcome of every preflight check of a loaded model under a study's settings."""
+    from layergrad.spectra.preflight import run_checks
+
     spec, settings = plan.study.model(model), plan.study.extraction
-    checks = run_checks(
+    return run_checks(
         loaded,
         encoder,
-        list(rows.select("instruction", "response_text").iter_rows()),
         {
             "dtype": spec.dtype,
             "attention": spec.attention,
@@ -208,15 +255,6 @@ def preflight_model(
             "reduction": settings.reduction,
         },
     )
-    record = {
-        "key": plan.preflight_key(model),
-        "model": model,
-        "passed": all(check["status"] != "failed" for check in checks),
-        "checks": checks,
-        "provenance": describe_run(plan, model) | describe_device(device),
-    }
-    write_json(record, output)
-    return checks
 
 
 def load(plan: Plan, model: str, folder: str) -> tuple[Any, Any]:
@@ -255,12 +293,15 @@ def _measure_new(
     new: dict[str, Encoded],
     store: Store,
     failed: dict[str, Any],
+    inspect: Inspect | None = None,
 ) -> dict[str, Any]:
     """Measure samples batch by batch into the store; return what was used."""
     from layergrad.spectra.extract import Extractor, Failed
 
     settings = plan.study.extraction
     loaded, device = load(plan, model, folder)
+    if inspect is not None:
+        inspect(loaded, device)
     extractor = Extractor(
         loaded, settings.projections, settings.reduction, plan.study.runtime.token_budget
     )
@@ -324,6 +365,7 @@ def write_cells(
             failures.filter(here).with_columns(named),
             provenance,
             known,
+            plan.study.extraction.projections,
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from layergrad.errors import UserError
@@ -32,7 +32,8 @@ from layergrad.spectra.measure import Measured, measure
 
 # Largest relative difference of a nuclear norm or a loss between a sample alone and in a padded
 # batch. In bfloat16 another batch shape takes other kernels, which round differently.
-INVARIANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 1e-1}
+# Spectra are float32, which rounds a norm by 1e-7.
+INVARIANCE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 1e-1}
 # Largest relative difference of a norm between the engine and autograd. Both run the same forward
 # pass, so what differs is the rounding of D^T X: 1e-7 of the largest value in float32, whose small
 # gradients are differences of large numbers; 4e-3 in bfloat16, in which autograd keeps a weight's
@@ -98,12 +99,6 @@ def run_checks(
         "autograd": lambda: against_autograd(model, ids, settings),
     }
     return [asdict(_outcome(name, check)) for name, check in checks.items()]
-
-
-def failed_checks(checks: Sequence[dict[str, Any]]) -> str | None:
-    """Return what failed, in one line; None if nothing did."""
-    failed = [f"{c['name']}: {c['detail']}" for c in checks if c["status"] == "failed"]
-    return "; ".join(failed) or None
 
 
 def _outcome(name: str, check: Callable[[], Check]) -> Check:
@@ -355,9 +350,7 @@ def against_autograd(
     names = [place.name for place in places]
     truth = true_gradients(model, sample.ids, sample.start, settings["reduction"], names)
     dtype = settings["dtype"]
-    scale = max(
-        float(g.double().norm()) for g in truth.gradients.values() if isinstance(g, Tensor)
-    )
+    scale = max(float(g.double().norm()) for g in truth.gradients.values() if isinstance(g, Tensor))
     faults, errors, unseen = [], [abs(measured.loss / truth.loss - 1)], []
     if not errors[0] < AGREEMENT[dtype]:
         faults.append(f"the loss is {measured.loss:.6g}, autograd says {truth.loss:.6g}")
@@ -446,7 +439,7 @@ def rows_of(place: Place, places: list[Place], truth: Truth) -> dict[str, Tensor
     everything = torch.ones(gradient.shape[0], dtype=torch.bool, device=gradient.device)
     rows: dict[str, Tensor] = {}
     for projection in place.projections:
-        siblings = [p for p in places if p.layer == place.layer and projection_kin(p, projection)]
+        siblings = [p for p in places if p.layer == place.layer and _is_kin(p, projection)]
         used = any(
             projection in truth.rows.get(p.name, {}) for p in siblings
         )  # the model was seen to use something of this layer so
@@ -463,7 +456,7 @@ def rows_of(place: Place, places: list[Place], truth: Truth) -> dict[str, Tensor
     return rows
 
 
-def projection_kin(place: Place, projection: str) -> bool:
+def _is_kin(place: Place, projection: str) -> bool:
     """Say whether a place could hold a projection: they read attention's or the MLP's input."""
     kin = ({"q", "k", "v"}, {"gate", "up"})
     return any(projection in group and group & set(place.projections) for group in kin)

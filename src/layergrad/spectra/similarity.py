@@ -27,6 +27,7 @@ from layergrad.progress import Progress
 from layergrad.spectra.batches import pad
 from layergrad.spectra.capture import Batch, padded_factors
 from layergrad.spectra.extract import default_budget
+from layergrad.spectra.limits import Limits
 from layergrad.spectra.pair import (
     describe_device,
     describe_run,
@@ -111,7 +112,10 @@ def write_similarity(
     places = find_places(loaded, projections)
     budget = plan.study.runtime.token_budget or default_budget(loaded, device)
     measured = [(p.layer, name) for p in places for name in p.projections if name in projections]
-    groups = _by_instruction(tokens.samples)
+    limits = Limits.of(loaded)
+    groups = _by_instruction(
+        [s for s in tokens.samples if limits.fault(tokens.encoded[s["content"]]) is None]
+    )
     rows: list[dict[str, Any]] = []
     with Progress(f"similarity {model}", len(groups), "instruction") as progress:
         for (row, sample_id), group in groups.items():

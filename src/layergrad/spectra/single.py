@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from layergrad.models.fetch import fetch_model
 from layergrad.plan import Cell, Plan
 from layergrad.progress import say
 from layergrad.revisions import commit_of
-from layergrad.spectra.pair import make_encoder, measure_missing, write_cells
+from layergrad.spectra.examples import example
+from layergrad.spectra.pair import (
+    check_model,
+    failures_of,
+    make_encoder,
+    measure_missing,
+    write_cells,
+)
 from layergrad.spectra.store import Store
 from layergrad.spectra.tokens import tokenise
 
@@ -67,15 +75,35 @@ def single_study(
     )
 
 
-def extract_file(study: Study, output: str | Path, limit: int | None = None) -> dict[str, Any]:
+def extract_file(
+    study: Study, output: str | Path, limit: int | None = None, preflight: bool = True
+) -> dict[str, Any]:
     """Measure the samples of a single study in the order of the file.
 
     Interrupted, it goes on where it stopped: finished batches wait in a folder beside `output`.
 
+    Parameters
+    ----------
+    study
+        What :func:`single_study` returned.
+    output
+        Spectra to write; failures go beside it.
+    limit
+        Only so many rows, the first.
+    preflight
+        Check the model before anything is measured.
+
     Returns
     -------
     dict
-        Counts ``samples`` and ``failed``, and whether the tokenizer ``has_template``.
+        Counts ``samples``, and ``failed`` by reason; whether the tokenizer ``has_template``; the
+        ``checks`` of the model, None if it was not loaded or they were not asked for; and
+        ``prompt``, the first sample that could be written, for a terminal.
+
+    Raises
+    ------
+    UserError
+        If a check of the model failed.
     """
     plan = Plan(study)
     model, dataset = plan.pairs[0]
@@ -87,14 +115,28 @@ def extract_file(study: Study, output: str | Path, limit: int | None = None) -> 
         fetched = fetch_model(study.model(model), plan.model_key(model), receipt)
         encoder = make_encoder(plan, model, fetched["path"])
         tokens = tokenise(rows, encoder, plan.engine(model))
-        run, failed = measure_missing(plan, model, fetched, tokens, store)
+        checks: list[dict[str, Any]] = []
+
+        def inspect(loaded: Any, _device: Any) -> None:
+            checks.extend(check_model(plan, model, loaded, encoder))
+            if wrong := failures_of(checks):
+                raise UserError(f"{model}: the model failed its preflight, {wrong}")
+
+        run, failed = measure_missing(
+            plan, model, fetched, tokens, store, inspect if preflight else None
+        )
     cell = Cell(model, dataset, RESPONSE, CONTROL)
     write_cells(plan, [cell], tokens, failed, store, run, {cell: str(output)})
     store.remove()
+    lost = [failed[row["content"]] for row in tokens.samples if row["content"] in failed]
+    faults = [*tokens.failures, *lost]
+    first = next(iter(tokens.encoded.values()), None)
     return {
         "samples": rows.height,
-        "failed": len(tokens.failures) + len(failed),
+        "failed": dict(Counter(fault["reason"] for fault in faults).most_common()),
         "has_template": bool(encoder.tokenizer.chat_template),
+        "checks": checks or None,
+        "prompt": example(encoder, first)["printed"] if first else None,
     }
 
 

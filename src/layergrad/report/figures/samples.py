@@ -1,4 +1,4 @@
-"""Samples: how many were measured in each cell, and how many fell out."""
+"""Samples: how many were measured in each cell, and how many failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import polars as pl
 
 from layergrad.report.figures import theme, words
 
-STATES = ["measured", "fell out"]
+STATES = ["measured", "failed"]
 ORDER = [title + cut for cut in ("", words.CUT) for title in words.RESPONSES.values()]
 
 

@@ -248,17 +248,19 @@ def effects(rows: pl.DataFrame) -> str:
 
 
 def health_section(plan: Plan) -> dict[str, Any]:
-    """Return what went wrong or might have: failed samples, preflight checks, audit of the data."""
+    """Return what went wrong or might have: failed samples, checks of models, prompts, audit."""
     return {
         "failures": failures(plan),
         "most_failures": MOST_FAILURES,
         "preflight": preflight(plan),
+        "refused": refused(plan),
+        "prompts": prompts(plan),
         "audit": audit(plan),
     }
 
 
 def failures(plan: Plan) -> list[dict[str, Any]]:
-    """Return the samples that fell out, as far as their files are here."""
+    """Return the samples that failed, as far as their files are here."""
     found = []
     for model, dataset in plan.pairs:
         index = read_json(plan.spectra_file(model, dataset)) or {"cells": []}
@@ -284,6 +286,29 @@ def preflight(plan: Plan) -> list[dict[str, Any]]:
         for model in plan.study.models
         for check in (read_json(plan.preflight_file(model.name)) or {}).get("checks", [])
     ]
+
+
+def refused(plan: Plan) -> dict[str, str]:
+    """Return label -> what was wrong, of each model that failed its preflight."""
+    wrong: dict[str, list[str]] = {}
+    for check in preflight(plan):
+        if check["status"] == "failed":
+            wrong.setdefault(check["model"], []).append(f"{check['name']}: {check['detail']}")
+    return {model: "; ".join(told) for model, told in wrong.items()}
+
+
+def prompts(plan: Plan) -> list[dict[str, Any]]:
+    """Return one prompt of each model, dataset and response, and what is to be said of them."""
+    found = []
+    for model, dataset in plan.pairs if plan.study.report.prompts else []:
+        shown = (read_json(plan.spectra_file(model, dataset)) or {}).get("examples")
+        if shown:
+            names = {
+                "model": plan.study.model(model).label,
+                "dataset": plan.study.dataset(dataset).label,
+            }
+            found.append(names | shown)
+    return found
 
 
 def audit(plan: Plan, file: Path = Path(AUDIT_FILE)) -> dict[str, Any] | None:
