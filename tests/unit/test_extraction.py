@@ -20,9 +20,10 @@ from layergrad.models.random import random_model
 from layergrad.plan import Plan
 from layergrad.provenance import write_json
 from layergrad.spectra import extract, pair
-from layergrad.spectra.extract import Extractor, Failed
+from layergrad.spectra.extract import Extractor
+from layergrad.spectra.limits import Failed
 from layergrad.spectra.pair import extract_pair
-from layergrad.spectra.store import Store
+from layergrad.spectra.store import SCHEMA, Store, incomplete
 from layergrad.tables import DATASET, FAILURES, SPECTRA, read_table, write_table
 
 SHAPE = {"num_hidden_layers": 2}
@@ -87,9 +88,9 @@ def loads(monkeypatch) -> list[int]:
     counts: list[int] = []
     original = pair._measure_new
 
-    def counted(plan, model, folder, new, store, failed):
+    def counted(plan, model, folder, new, *others):
         counts.append(len(new))
-        return original(plan, model, folder, new, store, failed)
+        return original(plan, model, folder, new, *others)
 
     monkeypatch.setattr(pair, "_measure_new", counted)
     return counts
@@ -246,11 +247,177 @@ def test_a_sample_that_does_not_fit_alone_fails_and_the_rest_goes_on(monkeypatch
     assert [i for i, r in results.items() if isinstance(r, Failed)] == [0]
 
 
+def results_of(model, samples, budget=500, projections=("q",)) -> dict:
+    extractor = Extractor(model, list(projections), token_budget=budget)
+    found = [result for batch in extractor.run(samples) for result in batch]
+    assert sorted(i for i, _ in found) == list(range(len(samples)))  # each once
+    return dict(found)
+
+
+def reasons_of(results: dict) -> dict[int, str]:
+    return {i: r.reason for i, r in results.items() if isinstance(r, Failed)}
+
+
+@pytest.mark.parametrize("budget", [1, 500])
+@pytest.mark.parametrize("beyond", [300, 10**9, -1])
+def test_a_token_outside_the_embedding_fails_alone(budget, beyond):
+    wrong = Encoded((5, 6, beyond, 7), 1, 4)
+    results = results_of(random_model("llama", SHAPE, 0), [SAMPLES[0], wrong, SAMPLES[1]], budget)
+    assert reasons_of(results) == {1: "token_unknown"}
+    assert f"token {beyond} at position 2 is beyond the 300 tokens" in results[1].detail
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        ("gpt2", {"n_positions": 32}),
+        ("gpt_neo", {"attention_types": [[["global"], 3]], "attn_implementation": "eager"}),
+        ("opt", {"max_position_embeddings": 32, "word_embed_proj_dim": 48}),
+        ("biogpt", {"max_position_embeddings": 32}),
+        ("gptj", {"n_positions": 32, "rotary_dim": 4, "attn_implementation": "eager"}),
+        ("llama", {"max_position_embeddings": 32}),
+    ],
+)
+@pytest.mark.parametrize("budget", [1, 500])
+def test_a_sample_beyond_the_positions_fails_alone(architecture, shape, budget):
+    """The last that fits is measured; rotary positions are computed, so nothing is too long."""
+    if architecture == "gpt_neo":
+        shape = shape | {"max_position_embeddings": 32, "num_layers": 3}
+    model = random_model(architecture, shape, 0)
+    samples = [Encoded(tuple(range(3, 3 + n)), 2, n) for n in (33, 32, 20)]
+    results = results_of(model, samples, budget)
+    expected = {} if architecture == "llama" else {0: "too_long_for_model"}
+    assert reasons_of(results) == expected
+    if expected:
+        assert results[0].detail == "33 tokens, but the model has 32 positions"
+
+
+def raising_for(monkeypatch, token: int | None, error: Exception) -> None:
+    """Let every batch that holds a token, or any batch, raise an error."""
+    original = extract.measure
+
+    def measure(model, places, projections, batch, reduction):
+        if token is None or (batch.ids == token).any():
+            raise error
+        return original(model, places, projections, batch, reduction)
+
+    monkeypatch.setattr(extract, "measure", measure)
+
+
+@pytest.mark.parametrize("budget", [1, 500])
+@pytest.mark.parametrize("error", [IndexError("odd"), RuntimeError("odd"), ValueError("odd")])
+def test_an_error_on_one_sample_fails_it_alone(monkeypatch, budget, error, capsys):
+    raising_for(monkeypatch, 42, error)  # the longest sample alone holds it
+    results = results_of(random_model("llama", SHAPE, 0), SAMPLES, budget)
+    assert reasons_of(results) == {0: "error"}
+    assert results[0].detail.startswith(f"{type(error).__name__}: odd (test_extraction.py, line ")
+    assert "one sample of 40 tokens failed" in capsys.readouterr().err
+
+
+def test_memory_of_the_host_that_runs_out_is_no_error(monkeypatch):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+    raising_for(monkeypatch, 42, error)
+    results = results_of(random_model("llama", SHAPE, 0), SAMPLES)
+    assert reasons_of(results) == {0: "out_of_memory"}
+
+
+@pytest.mark.parametrize("error", [UserError("this model is not covered")])
+def test_a_refusal_of_the_model_stops_the_job(monkeypatch, error):
+    raising_for(monkeypatch, 42, error)
+    with pytest.raises(UserError, match="not covered"):
+        results_of(random_model("llama", SHAPE, 0), SAMPLES)
+
+
+def test_a_spectrum_that_did_not_come_is_a_refusal(monkeypatch):
+    model = random_model("llama", SHAPE, 0)
+    extractor = Extractor(model, ["q", "v"])
+    extractor.places = [p for p in extractor.places if not (p.layer == 1 and "v" in p.projections)]
+    with pytest.raises(UserError, match="no spectrum of v in layer 1"):
+        list(extractor.run(SAMPLES[:1]))
+
+
+def test_errors_of_some_samples_are_recorded_and_of_all_stop_the_job(folder, monkeypatch):
+    plan = Plan(study(4))
+    raising_for(monkeypatch, 71, IndexError("odd"))  # the letter d
+    index = run(plan, rows(4))
+    reasons = [read_table(cell["failures"], FAILURES)["reason"] for cell in index["cells"]]
+    assert 0 < sum(map(len, reasons)) < 16 and set().union(*reasons) == {"error"}
+    raising_for(monkeypatch, None, IndexError("odd"))
+    with pytest.raises(UserError, match="each of the 16 samples raised an error.*odd"):
+        run(Plan(study(4, extraction={"reduction": "sum"})), rows(4))
+
+
+def whole_cell() -> pl.DataFrame:
+    """Spectra of two samples as the store reads them."""
+    return pl.DataFrame(
+        [
+            {
+                "content": content,
+                "layer": layer,
+                "projection": projection,
+                "tokens": tokens,
+                "response_tokens": 1,
+                "loss": 1.0,
+                "singular_values": [1.0] * min(tokens, 4),
+            }
+            for content, tokens in (("a", 3), ("b", 9))
+            for layer in (0, 1)
+            for projection in ("q", "v")
+        ],
+        schema_overrides=SCHEMA,
+    )
+
+
+one = (pl.col("content") == "a") & (pl.col("layer") == 1) & (pl.col("projection") == "v")
+DAMAGE = {
+    "has 0 spectra of v in layer 1": lambda rows: rows.filter(~one),
+    "has 2 spectra of v in layer 1": lambda rows: pl.concat([rows, rows.filter(one)]),
+    "no sample has a spectrum of v": lambda rows: rows.filter(pl.col("projection") == "q"),
+    "has 0 spectra of q in layer 0": lambda rows: rows.filter(pl.col("content") == "b"),
+    "has 2 values of 3 tokens": lambda rows: with_values(rows, [1.0, 1.0]),
+    "has 4 values of 3 tokens": lambda rows: with_values(rows, [1.0] * 4),
+    "has 3 values of 3 tokens, or one that is not": lambda r: with_values(r, [1.0, None, 1.0]),
+    "has 3 values of 3 tokens, or one": lambda rows: with_values(rows, [float("nan"), 1.0, 0.0]),
+    "has 0 values of 3 tokens": lambda rows: with_values(rows, []),
+}
+
+
+def with_values(rows: pl.DataFrame, values: list) -> pl.DataFrame:
+    new = pl.lit(pl.Series([values], dtype=pl.List(pl.Float32)))
+    return rows.with_columns(
+        pl.when(one).then(new).otherwise("singular_values").alias("singular_values")
+    )
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_spectra_that_are_not_whole_are_named(message):
+    assert incomplete(whole_cell(), ["a", "b"], ["q", "v"]) is None
+    assert message in incomplete(DAMAGE[message](whole_cell()), ["a", "b"], ["q", "v"])
+
+
+def test_a_cell_that_would_lack_spectra_is_not_written(folder, monkeypatch):
+    """A part that lost rows is not taken for whole because its samples are known."""
+    original = Store.add_part
+    monkeypatch.setattr(Store, "add_part", lambda store, new: original(store, new[1:]))
+    with pytest.raises(UserError, match="has 0 spectra of q in layer 0"):
+        run(Plan(study(2)), rows(2))
+    assert not list(Path("data/spectra/tiny/letters").glob("*.parquet"))
+
+
+def test_the_index_shows_a_prompt_of_every_response(folder):
+    index = run(Plan(study(3)), rows(3, long=0))
+    shown = index["examples"]["prompts"]
+    assert [(p["response"], p["row"]) for p in shown] == [("none", 1), ("detailed", 1)]
+    assert shown[0]["text"][-1] == ["yescorrect", True]
+    assert "".join(text for text, _ in shown[0]["text"]).endswith("ab\nyescorrect")
+
+
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
 from tests.unit.test_extraction import Plan, rows, run, study
-from layergrad.spectra.store import Store
+from layergrad.spectra.limits import Failed
+from layergrad.spectra.store import SCHEMA, Store, incomplete
 original = Store.add_part
 def said(store, new):
     original(store, new)

@@ -132,7 +132,7 @@ def built_in_ids(encoder: Encoder, limits: Limits) -> tuple[int, ...]:
 
 def sample_of(ids: tuple[int, ...], tokens: int) -> Encoded:
     """Return the first tokens as a sample; the loss is over the last two thirds of it."""
-    taken = (ids * (tokens // len(ids) + 1))[:tokens] if tokens > len(ids) else ids[:tokens]
+    taken = ids[:tokens]
     return Encoded(taken, max(len(taken) // 3, 1), len(taken))
 
 
@@ -175,7 +175,8 @@ def invariance(model: PreTrainedModel, ids: tuple[int, ...], settings: dict[str,
     affordable = AFFORDABLE.get(model.device.type, AFFORDABLE["cpu"])
     if limit is not None and max(lengths) < limit + 3 <= affordable:
         lengths.append(limit + 3)
-    samples = [sample_of(ids, length) for length in lengths]
+    repeated = ids * (lengths[-1] // len(ids) + 1)
+    samples = [sample_of(repeated, length) for length in lengths]
 
     def measured(chosen: list[Encoded], budget: int) -> list[Measured]:
         extractor = Extractor(model, settings["projections"], settings["reduction"], budget)
