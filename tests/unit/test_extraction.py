@@ -343,7 +343,7 @@ def test_errors_of_some_samples_are_recorded_and_of_all_stop_the_job(folder, mon
     reasons = [read_table(cell["failures"], FAILURES)["reason"] for cell in index["cells"]]
     assert 0 < sum(map(len, reasons)) < 16 and set().union(*reasons) == {"error"}
     raising_for(monkeypatch, None, IndexError("odd"))
-    with pytest.raises(UserError, match="each of the 16 samples raised an error.*odd"):
+    with pytest.raises(UserError, match=r"each of the 16 samples raised an error.*odd"):
         run(Plan(study(4, extraction={"reduction": "sum"})), rows(4))
 
 

@@ -212,7 +212,7 @@ def test_attention_that_looks_ahead():
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_positions_that_depend_on_the_longest_sample(kind):
-    """Found where the engine would batch samples across the limit; none if it measures them apart."""
+    """Found where the engine batches samples across the limit; passed where it does not."""
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
     if kind == "longrope":
         rope |= {
