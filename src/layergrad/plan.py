@@ -47,8 +47,6 @@ from layergrad.revisions import commit_of, content_behind, record_content
 # Raise when a change of code changes what the phase produces: a test of the samples asks for it.
 ENGINE_VERSION = 2
 DATASET_VERSION = 2
-# Raise when the checks of a model change: those of before are then made again.
-PREFLIGHT_VERSION = 2
 
 PACKAGE = Path(__file__).parent
 # Tables of one (model, dataset), and of the whole study; see tables.py.
