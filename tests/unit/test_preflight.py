@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from layergrad.errors import UserError
-from layergrad.models import layouts
 from layergrad.models.encode import Encoded, Encoder
 from layergrad.models.layouts import find_places
 from layergrad.models.random import byte_tokenizer, random_model
 from layergrad.plan import Plan
-from layergrad.spectra import autograd, capture, preflight
+from layergrad.spectra import autograd, capture, measure, preflight
 from layergrad.spectra.limits import Limits
 from layergrad.spectra.pair import failures_of
 from tests.unit.test_engine import ALL, ARCHITECTURES
@@ -151,7 +151,7 @@ def test_a_module_that_runs_twice():
         return (original(hidden_states, **rest)[0] + again[0], again[1])
 
     block.forward = twice
-    assert "1" in failed(model) and "twice" in failed(model).replace("2 times", "twice")
+    assert re.search(r"layers\.1\.self_attn.* (ran 2 times|more than once)", failed(model))
 
 
 def test_weights_that_layers_share():
@@ -211,8 +211,8 @@ def test_attention_that_looks_ahead():
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
-def test_positions_that_depend_on_the_longest_sample(kind):
-    """Found where the engine batches samples across the limit; passed where it does not."""
+def test_positions_that_depend_on_the_longest_sample(kind, monkeypatch):
+    """The engine keeps such samples apart; where it does not, the batch shows it."""
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
     if kind == "longrope":
         rope |= {
@@ -221,19 +221,18 @@ def test_positions_that_depend_on_the_longest_sample(kind):
             "long_factor": [4.0] * 6,
         }
     model = tiny("llama", rope_parameters=rope, max_position_embeddings=32)
-    ids = preflight.built_in_ids(ENCODER, Limits.of(model))
-    settings = {"dtype": "float32", "projections": ["q"], "reduction": "mean"}
-    check = preflight.invariance(model, ids, settings)
     assert preflight.rope_limit(model) == 32
-    if hasattr(layouts, "stands_alone"):
-        return
-    assert check.status == "failed", check.detail
+    for module in (capture, measure):
+        together = lambda _model, lengths: [list(range(len(lengths)))]  # noqa: E731
+        monkeypatch.setattr(module, "companies", together, raising=False)
+        monkeypatch.setattr(module, "forget", lambda _model: None, raising=False)
+    assert "padding and batch" in failed(model)
 
 
 def test_a_batch_that_changes_a_sample():
     model = tiny("llama")
     layer = model.model.layers[1]
-    layer.register_forward_hook(lambda _m, _a, out: out + out.mean(dim=(0, 1), keepdim=True) / 5)
+    layer.register_forward_hook(lambda _m, _a, out: out + out[:, :1].mean(0, keepdim=True) / 5)
     assert "padding and batch" in failed(model)
 
 

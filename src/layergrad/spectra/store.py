@@ -191,10 +191,10 @@ def incomplete(
             f"the sample with content {row['content']} has {row['len'] or 0} spectra of "
             f"{row['projection']} in layer {row['layer']}, not one"
         )
-    length = pl.col("singular_values").list.len()
-    side = length.max().over(place)
-    right = pl.col("singular_values").list.sum().is_finite() & (
-        length == pl.min_horizontal(side, "tokens")
+    values = pl.col("singular_values").list
+    side = values.len().max().over(place)
+    right = values.sum().is_finite() & (
+        values.drop_nulls().list.len() == pl.min_horizontal(side, "tokens")
     )
     wrong = rows.filter(~right.fill_null(False)).sort("content", *place)
     if wrong.height:
