@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import polars as pl
 import pytest
 from rich.console import Console
 
+from layergrad.provenance import write_json
 from layergrad.report.captions import number
-from layergrad.report.overview import overview
+from layergrad.report.overview import overview, say_what_failed
 from layergrad.tables import CURVES, read_table
 from tests.unit.test_report_figures import measured
 
@@ -42,7 +44,26 @@ def test_means_and_claims_are_printed(plan):
     assert "1. Fast thinking gives larger gradients than slow thinking" in text
     assert "supported as measured" in text
     assert "with length taken out" in text
-    assert "59 samples measured, 1 failed." in text
+    assert "59 samples measured, 1 failed (1 no_response_tokens)." in text
+
+
+def test_a_model_that_failed_its_preflight_is_named_with_the_reason(plan):
+    model = plan.study.models[0]
+    file = plan.preflight_file(model.name)
+    check = {"name": "causality", "status": "failed", "detail": "moves by [0.3]"}
+    write_json({"checks": [check]}, file)
+    said = f"{model.label} FAILED its preflight and was not measured: causality: moves by [0.3]"
+    assert said in printed(plan)
+    Path(file).unlink()
+    assert "preflight" not in printed(plan)
+
+
+def test_it_is_loud_when_nothing_was_measured(plan):
+    file = io.StringIO()
+    counts = {"samples": [0, 0], "failed": [2, 3], "reasons": ["preflight: 2", "preflight: 3"]}
+    say_what_failed(plan, pl.DataFrame(counts), Console(file=file, width=140))
+    assert "0 samples measured, 5 failed (5 preflight)." in file.getvalue()
+    assert "NOTHING WAS MEASURED" in file.getvalue()
 
 
 def test_colours_only_where_they_are_wanted(plan, monkeypatch):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from markupsafe import escape
 
 from layergrad.datasets.audit import audit
 from layergrad.errors import UserError
 from layergrad.plan import CAPTIONS, Plan
-from layergrad.provenance import is_intact, recorded_key, write_json
+from layergrad.provenance import is_intact, read_json, recorded_key, write_json
 from layergrad.report import facts
 from layergrad.report import page as page_module
 from layergrad.report.captions import MINUS, Captions, number, percent
@@ -59,6 +60,11 @@ def html(plan):
     write_table(audit(pl.concat(built)), AUDIT, AUDIT_FILE, {"key": plan.audit_key})
     check = {"name": "BOS count", "status": "failed", "detail": "2 at the start"}
     write_json({"checks": [check]}, plan.preflight_file(plan.study.models[0].name))
+    pair = plan.spectra_file(*plan.pairs[0])
+    text = [["<|user|> what?", False], [EVIL, True]]
+    prompt = {"response": "none", "row": 7, "tokens": 5, "text": text, "printed": ""}
+    shown = {"notes": ["the template opens a thought"], "prompts": [prompt]}
+    write_json({**read_json(pair), "examples": shown}, pair)
     write_page(plan, Path("reports/index.html"))
     return Path("reports/index.html").read_text()
 
@@ -97,6 +103,17 @@ def test_health_shows_the_checks_of_models_and_the_audit(html):
     assert "<td>BOS count</td><td>✗ failed</td>" in html
     assert "doubled punctuation" in html
     assert "No audit is here" not in html and "No preflight" not in html
+
+
+def test_health_shows_a_prompt_with_the_tokens_in_the_loss_marked(html):
+    assert "the template opens a thought" in html and "row 7, 5 tokens:" in html
+    assert f">&lt;|user|&gt; what?<mark>{escape(EVIL)}</mark></pre>" in html
+
+
+def test_a_model_that_failed_its_preflight_is_named_above_the_findings(plan, html):
+    found = html.split('<section id="findings">')[1]
+    label = plan.study.models[0].label
+    assert f"<strong>{label} failed its preflight and was not measured</strong>: BOS" in found
 
 
 def test_headings_are_in_order_and_links_lead_somewhere(html):
