@@ -239,7 +239,9 @@ def test_a_batch_that_changes_a_sample():
 def test_weights_that_are_not_numbers():
     model = tiny("llama")
     model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
-    assert "non_finite: the loss is nan" in failed(model)
+    found = failed(model)
+    assert "non_finite: the loss is nan" in found
+    assert "autograd: the loss is nan, autograd says nan; nuclear norm of q in layer 0" in found
 
 
 def test_another_precision_than_asked_for():

@@ -97,11 +97,15 @@ def true_gradients(
 def singular_values(gradient: Tensor, rank: int) -> Tensor:
     """Return the first `rank` singular values of a gradient, float64, by a full SVD.
 
+    They are NaN if the gradient is not finite, of which there is no SVD.
+
     A large gradient of rank `rank`, as one of so many tokens is, is first compressed to an
     orthonormal basis of its columns, which keeps its singular values: the full SVD of a matrix of
     4096 x 4096 takes minutes on one core.
     """
     G = gradient.double()
+    if not G.isfinite().all():
+        return torch.full((rank,), torch.nan, dtype=G.dtype)
     if min(G.shape) > FULL_SIDE:
         generator = torch.Generator().manual_seed(0)
         mixing = torch.randn(G.shape[1], 2 * rank, dtype=G.dtype, generator=generator)
