@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
+from layergrad.encoding import mend_streams, use_utf8
 from layergrad.errors import UserError
 
 # Threads of torch that wait for each other must not hold a core that another process needs. On two
@@ -23,12 +25,32 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a :class:`UserError` becomes a message and exit status 1."""
+    """Run the command line; what a user can mend becomes a message and exit status 1."""
+    use_utf8()
+    mend_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"layergrad: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error))
     except KeyboardInterrupt:
-        print("layergrad: interrupted", file=sys.stderr)
-        sys.exit(130)
+        fail("interrupted", status=130)
+    except BrokenPipeError:  # whoever read the output, like `head`, has enough
+        _discard_output()
+        sys.exit(1)
+    except OSError as error:
+        _discard_output()
+        fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Say what is wrong and end."""
+    print(f"layergrad: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Let what is left of the output go nowhere: Python would fail on it once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
