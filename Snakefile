@@ -16,7 +16,7 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
-report: "reports/captions/workflow.rst"
+report: "src/layergrad/report/captions/workflow.rst"
 
 
 include: "rules/common.smk"
@@ -103,6 +103,7 @@ rule paper:
 
 
 onstart:
+    write_study()
     say_where_spectra_are_computed()
 
 

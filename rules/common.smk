@@ -13,7 +13,9 @@ is made anew for another job cannot make it run.
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -21,12 +23,16 @@ from snakemake.exceptions import WorkflowError
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
+from layergrad.encoding import use_utf8
+
+use_utf8()  # before anything is looked for under a name that the configuration holds
+
 from layergrad import lease
 from layergrad.config import resolve_study
 from layergrad.errors import UserError
 from layergrad.plan import PAIR_TABLES, TABLE_FILES, Plan, source_files
 from layergrad.provenance import key as hash_of
-from layergrad.provenance import read_json, write_json
+from layergrad.provenance import read_json, write_json, write_text
 from layergrad.results import (
     AUDIT_FILE,
     is_current,
@@ -40,15 +46,23 @@ from layergrad.results import (
 )
 
 # `python -m layergrad` in a rule: this interpreter and this code, unless conda puts its own first.
+# Then whatever the user or a module system has there. Logs are UTF-8 whatever the locale.
+modules = [path for path in [os.environ.get("PYTHONPATH")] if path]
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
-    PYTHONPATH=str(SOURCE),
+    PYTHONPATH=os.pathsep.join([str(SOURCE), *modules]),
+    PYTHONUTF8="1",
+    PYTHONIOENCODING="utf-8:replace",
 )
 
 
 def validated_study():
     names = [str(Path(file).name) for file in workflow.overwrite_configfiles]
-    catalog = Path(workflow.basedir) / "catalog"
+    catalog = next(
+        folder
+        for folder in (Path("catalog"), Path(workflow.basedir) / "catalog")
+        if folder.exists()
+    )
     try:
         return resolve_study(
             dict(config), catalog, where=" + ".join(names) or "config.yaml"
@@ -60,12 +74,18 @@ def validated_study():
 
 
 def study_file():
-    """Write the resolved study under a name of its content: an edit while jobs run changes none."""
+    """Return the name of the resolved study, which holds a hash of its content.
+
+    So an edit while jobs run changes none of them. Written by `write_study`, never in a dry run.
+    """
+    return f".layergrad/studies/{hash_of(STUDY.model_dump(mode='json'))}.json"
+
+
+def write_study():
+    """Write the resolved study, which every job is given."""
     resolved = STUDY.model_dump(mode="json")
-    path = f".layergrad/studies/{hash_of(resolved)}.json"
-    if read_json(path) != resolved:
-        write_json(resolved, path)
-    return path
+    if read_json(STUDY_FILE) != resolved:
+        write_in_state_folder(write_json, resolved, STUDY_FILE)
 
 
 def refuse_other_triggers():
@@ -85,13 +105,30 @@ def forced():
     return bool(settings.forceall or settings.forcerun or settings.forcetargets)
 
 
+@cache
 def start_of_run():
-    """Write a file that is newer than every result: the input that makes an outdated file rerun."""
-    marker = Path(".layergrad/start")
+    """Return a file that is newer than every result: the input that makes an outdated file rerun.
+
+    A dry run writes nothing into the folder, which may belong to somebody else.
+    """
+    if workflow.dryrun:
+        return DRY_START.name
+    marker = ".layergrad/start"
     if workflow.is_main_process:
-        marker.parent.mkdir(exist_ok=True)
-        marker.write_text(f"{time.time_ns()}\n")
-    return str(marker)
+        write_in_state_folder(write_text, f"{time.time_ns()}\n", marker)
+    return marker
+
+
+def write_in_state_folder(write, content, path):
+    """Write a file of .layergrad; stop with a message if that cannot be done."""
+    try:
+        write(content, path)
+    except UserError as error:
+        sys.exit(
+            f"layergrad: {error}\nA run keeps its state in .layergrad. In a folder that people "
+            "share, all of it must be theirs to write: `chmod -R g+w .` by its owner, and "
+            "`umask 002` for all."
+        )
 
 
 def not_from_the_future(path):
@@ -115,8 +152,8 @@ def needs(results, complete, **inputs):
     """Return the named inputs of a job that makes `results`: none if they are `complete`.
 
     Unless the user forces jobs, whose order the inputs then say. A result that is there but not
-    complete (outdated, or short of a file it names) would count as done; START, newer than any
-    result, makes its job run.
+    complete (outdated, or short of a file it names) would count as done; the start of the run, newer
+    than any result, makes its job run.
     """
     refuse_other_triggers()
     if complete:
@@ -127,7 +164,7 @@ def needs(results, complete, **inputs):
     for paths in inputs.values():
         for path in paths if isinstance(paths, list) else [paths]:
             not_from_the_future(path)
-    return {**inputs, "start": START}
+    return {**inputs, "start": start_of_run()}
 
 
 def raw_files(dataset):
@@ -145,6 +182,7 @@ def say_what_was_found():
     """Print the results in brief and where the page is, if the page is that of the study."""
     page = Path("reports/index.html")
     if is_current([str(page)], PLAN.page_key):
+        write_study()
         command = [sys.executable, "-m", "layergrad", "overview", "--study", STUDY_FILE]
         subprocess.run(command, check=False)
         print(f"The report: {page.resolve()}", file=sys.stderr)
@@ -165,4 +203,4 @@ STUDY = validated_study()
 PLAN = validated_plan()
 STUDY_FILE = study_file()
 TABLES = list(TABLE_FILES)
-START = start_of_run()
+DRY_START = tempfile.NamedTemporaryFile(prefix="layergrad-start-")

@@ -28,7 +28,7 @@ rule draw:
         spec="reports/figures/{figure}.json",
         picture=report(
             "reports/figures/{figure}.svg",
-            caption="../reports/captions/figure.rst",
+            caption="../src/layergrad/report/captions/figure.rst",
             category="Figures",
             subcategory=lambda w: PLAN.figure_labels(w.figure)["figure"],
             labels=lambda w: PLAN.figure_labels(w.figure),

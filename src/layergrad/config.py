@@ -782,6 +782,12 @@ def _resolve_entries(entries: Any, what: str, file: Path, where: str) -> list[An
         if base is not None:
             if not isinstance(base, str):
                 raise UserError(f"{where}: {what}: `from` must be a name, got {base!r}")
+            if not file.exists():
+                raise UserError(
+                    f"{where}: {what}: {base!r} is a name of a catalog, and there is no catalog "
+                    f"here: {file.absolute()} is missing; run this in the project's folder, copy "
+                    "its folder catalog here, or write the entry out"
+                )
             try:
                 picked = _pick(what[:-1], known, base)
             except UserError as error:

@@ -67,7 +67,7 @@ TABLE_FILES = (
     *(f"data/statistics/{table}.parquet" for table in STUDY_TABLES),
     f"data/statistics/{provenance.SUMS}",
 )
-CAPTIONS = Path("reports/captions")  # of the study's folder: a study may word its own
+OWN_CAPTIONS = Path("reports/captions")  # a study's own, before those of report/captions
 
 
 class Cell(NamedTuple):
@@ -289,7 +289,7 @@ class Plan:
         """Key of the page: all that it says, its figures, captions and style."""
         study = self.study.model_dump(mode="json", exclude={"runtime"})
         code = provenance.code_hash(PACKAGE / "report" / "__init__.py")
-        captions = provenance.code_hash(CAPTIONS / "any")
+        captions = provenance.code_hash(OWN_CAPTIONS / "any")
         return key("page", self.tables_key, self.audit_key, study, captions, code)
 
     @property

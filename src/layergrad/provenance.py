@@ -58,13 +58,37 @@ def content_hash(path: str | Path) -> str:
         return files_hash(path, [file.relative_to(path).as_posix() for file in files])
     if not path.exists():
         return pointer_hash(path)
+    return _remembered_md5(path)
+
+
+def _remembered_md5(path: Path) -> str:
+    """Return the md5 of a file; remembered where that is possible, and never an error for it."""
     stat = path.stat()
-    signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    memo = read_json(MEMO) or {}
-    if memo.get(str(path), [None])[0] != signature:
-        memo[str(path)] = [signature, digest(path, "md5")]
-        write_json(memo, MEMO)
-    return memo[str(path)][1]
+    name, signature = str(path.absolute()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    for memo in memo_files():
+        known = read_json(memo)
+        match known.get(name) if isinstance(known, dict) else None:
+            case [found, str(md5)] if found == signature:
+                return md5
+    md5 = digest(path, "md5")
+    for memo in memo_files():
+        known = read_json(memo)
+        with contextlib.suppress(UserError, UnicodeError):
+            write_json({**(known if isinstance(known, dict) else {}), name: [signature, md5]}, memo)
+            break
+    return md5
+
+
+def memo_files() -> list[Path]:
+    """Return where hashes of files are remembered, the first that can be written being used.
+
+    The state of the workflow in the current folder if there is one, else the user's cache.
+    """
+    places = [MEMO] if MEMO.parent.is_dir() else []
+    with contextlib.suppress(RuntimeError):  # neither HOME nor an account says where home is
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        places.append(cache / "layergrad" / MEMO.name)
+    return places
 
 
 def files_hash(folder: str | Path, names: Iterable[str]) -> str:
@@ -79,7 +103,9 @@ def pointer_hash(path: str | Path) -> str:
     pointer = Path(f"{path}.dvc")
     if not pointer.exists():
         raise UserError(f"{path}: no such file; if it is tracked by DVC, run `dvc pull`")
-    found = re.search(r"^\s*-?\s*md5: ([0-9a-f]{32}(?:\.dir)?)$", pointer.read_text(), re.MULTILINE)
+    found = re.search(
+        r"^\s*-?\s*md5: ([0-9a-f]{32}(?:\.dir)?)$", pointer.read_text("utf-8"), re.MULTILINE
+    )
     if not found:
         raise UserError(f"{pointer}: holds no md5; run `dvc pull`")
     return found[1]
@@ -105,9 +131,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     also after a crash or a full disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
@@ -118,7 +144,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             raise
         raise UserError(f"{path}: could not be written: {reason}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def _disk_fault(error: Exception) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from layergrad.errors import UserError
-from layergrad.plan import CAPTIONS, Plan
+from layergrad.plan import OWN_CAPTIONS, Plan
 from layergrad.provenance import recorded_key
 from layergrad.report.draw import draw
 from layergrad.report.figures import length, theme, words
@@ -19,8 +18,6 @@ from layergrad.statistics.pair import aggregate
 from layergrad.statistics.study import collect
 from layergrad.tables import CURVES, read_table
 from tests.synthetic import tiny_study, write_study_spectra
-
-ROOT = Path(__file__).parents[2]
 
 
 def measured(
@@ -37,7 +34,6 @@ def measured(
         target = Path(plan.statistics_file(*pair, "curves")).parent
         aggregate(plan, *pair, Path(plan.spectra_file(*pair)), target)
     collect(plan, None, Path("data/statistics"))
-    shutil.copytree(ROOT / CAPTIONS, CAPTIONS)
     return plan
 
 
@@ -137,13 +133,12 @@ def test_a_figure_key_holds_only_what_the_figure_shows():
 
 def test_the_page_key_holds_captions_and_title(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / CAPTIONS, CAPTIONS)
     study = tiny_study()
     key, figure = Plan(study).page_key, Plan(study).figure_key("samples")
     report = study.report.model_copy(update={"title": "Other"})
     assert Plan(study.model_copy(update={"report": report})).page_key != key
-    caption = CAPTIONS / "curves.md.j2"
-    caption.write_text(caption.read_text() + "More.\n")
+    OWN_CAPTIONS.mkdir(parents=True)
+    (OWN_CAPTIONS / "curves.md.j2").write_text("More.\n")
     assert Plan(study).page_key != key
     assert Plan(study).figure_key("samples") == figure
 

@@ -14,11 +14,11 @@ from markupsafe import escape
 
 from layergrad.datasets.audit import audit
 from layergrad.errors import UserError
-from layergrad.plan import CAPTIONS, Plan
+from layergrad.plan import Plan
 from layergrad.provenance import is_intact, read_json, recorded_key, write_json
 from layergrad.report import facts
 from layergrad.report import page as page_module
-from layergrad.report.captions import MINUS, Captions, number, percent
+from layergrad.report.captions import MINUS, SHIPPED, Captions, number, percent
 from layergrad.report.draw import draw
 from layergrad.report.page import as_script, write_page
 from layergrad.report.page.numbers import pack
@@ -274,6 +274,17 @@ def test_a_faulty_caption_names_file_and_fault(tmp_path):
         captions.html("rd", {})
 
 
+def test_a_study_words_captions_of_its_own(tmp_path):
+    (tmp_path / "curves.md.j2").write_text("Wörter dieser Studie", encoding="utf-8")
+    captions = Captions(tmp_path, SHIPPED)
+    assert captions.html("curves", {}) == "<p>Wörter dieser Studie</p>\n"
+    values = {"measured": 4, "lost": 0, "cells": 1, "reasons": ""}
+    assert captions.html("samples", values) == Captions(SHIPPED).html("samples", values)
+    (tmp_path / "curves.md.j2").write_bytes(b"W\xf6rter")
+    with pytest.raises(UserError, match=r"curves\.md\.j2: is no text in UTF-8"):
+        Captions(tmp_path, SHIPPED).html("curves", {})
+
+
 def test_captions_escape_what_they_are_given(tmp_path):
     (tmp_path / "curves.md.j2").write_text("*{{ response }}*")
     html = Captions(tmp_path).html("curves", {"response": "<script>x</script>"})
@@ -281,13 +292,12 @@ def test_captions_escape_what_they_are_given(tmp_path):
 
 
 def test_every_family_has_a_caption():
-    root = Path(__file__).parents[2]
     families = {name.split(".")[0] for name in Plan(tiny_study()).figures}
-    assert families == {file.name.split(".")[0] for file in (root / CAPTIONS).glob("*.md.j2")}
+    assert families == {file.name.split(".")[0] for file in SHIPPED.glob("*.md.j2")}
 
 
 def test_the_caption_for_snakemake_knows_every_family():
-    text = (Path(__file__).parents[2] / CAPTIONS / "figure.rst").read_text()
+    text = (SHIPPED / "figure.rst").read_text(encoding="utf-8")
     families = {name.split(".")[0] for name in Plan(tiny_study()).figures}
     assert {family for family in families if f'"{family}":' not in text} == set()
 

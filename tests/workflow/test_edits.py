@@ -76,7 +76,7 @@ def test_code_and_captions_rerun_their_phase_and_those_after(project):
         (code / file).write_text(text)
     assert planned() == {}
 
-    caption = project.folder / "reports/captions/curves.md.j2"
+    caption = project.folder / "src/layergrad/report/captions/curves.md.j2"
     caption.write_text("In other words. " + caption.read_text())
     assert "modified" in project.run("dvc status").output
     assert project.jobs("dvc repro") == {"page": 1}

@@ -14,13 +14,19 @@ from layergrad.errors import UserError
 MINUS = "\N{MINUS SIGN}"
 
 
-class Captions:
-    """Renders ``FAMILY.md.j2`` of a folder to HTML; text of data and configuration is escaped."""
+SHIPPED = Path(__file__).with_suffix("")
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+
+class Captions:
+    """Renders ``FAMILY.md.j2`` to HTML, from the first of the folders that has it.
+
+    Text of data and configuration is escaped.
+    """
+
+    def __init__(self, *folders: Path):
+        self.folders = folders
         self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folder),
+            loader=jinja2.FileSystemLoader(folders),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -34,12 +40,18 @@ class Captions:
         try:
             text = self._template(name).render(values)
         except jinja2.TemplateNotFound:
-            raise UserError(f"{self.folder / name}: no such caption; restore it") from None
+            raise UserError(f"{self._file(name)}: no such caption; restore it") from None
         except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{self.folder / name}, line {error.lineno}: {error}") from None
+            raise UserError(f"{self._file(name)}, line {error.lineno}: {error}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{self._file(name)}: is no text in UTF-8") from None
         except (jinja2.UndefinedError, TypeError) as error:
-            raise UserError(f"{self.folder / name}: {error}") from None
+            raise UserError(f"{self._file(name)}: {error}") from None
         return MarkdownIt("commonmark", {"html": False}).render(text)
+
+    def _file(self, name: str) -> Path:
+        files = [folder / name for folder in self.folders]
+        return next(filter(Path.exists, files), files[-1])
 
     @cache  # noqa: B019  one object, alive as long as the page is written
     def _template(self, name: str) -> jinja2.Template:

@@ -13,9 +13,9 @@ import vl_convert
 
 from layergrad.config import metric_label
 from layergrad.figures import has_family, has_knowledge, tuned_families
-from layergrad.plan import CAPTIONS, Plan
+from layergrad.plan import OWN_CAPTIONS, Plan
 from layergrad.provenance import checksums, sealed, write_text
-from layergrad.report.captions import Captions
+from layergrad.report.captions import SHIPPED, Captions
 from layergrad.report.draw import VEGA_LITE, responses, study_table
 from layergrad.report.families import FAMILIES, LOOKS
 from layergrad.report.figures import theme, words
@@ -46,7 +46,7 @@ def write_page(plan: Plan, output: Path, statistics: Path = Path("data/statistic
     UserError
         If a table is missing or of another study, or a caption cannot be rendered.
     """
-    captions = Captions(CAPTIONS)
+    captions = Captions(OWN_CAPTIONS, SHIPPED)
     tables = {family.table.name: family.table for family in FAMILIES.values()}
     read = {name: study_table(plan, table, statistics) for name, table in tables.items()}
     frames = {name: read[family.table.name] for name, family in FAMILIES.items()}
