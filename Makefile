@@ -17,7 +17,7 @@ run: env  ## run the study of config.yaml and say where the report is
 	@echo "The report is at $(CURDIR)/reports/index.html"
 
 test: env  ## run the tests
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations=25
+	PYTHONUTF8=1 python -m pytest -n 2 --dist loadfile --durations=25
 
 zoo: env  ## run every architecture against autograd and write docs/models.md
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m tests.zoo

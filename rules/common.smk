@@ -174,8 +174,13 @@ def raw_files(dataset):
 
 def say_where_spectra_are_computed():
     missing = not all(is_spectra_made(PLAN.spectra_file(*pair)) for pair in PLAN.pairs)
-    if missing and workflow.local_exec and not lease.pool():
-        print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
+    if missing and workflow.local_exec:
+        try:
+            devices = lease.pool()
+        except UserError as error:
+            sys.exit(f"layergrad: {error}")
+        if not devices:
+            print("No GPU here: the CPU computes the spectra.", file=sys.stderr)
 
 
 def say_what_was_found():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -23,31 +24,77 @@ POLL_SECONDS = 0.2
 
 
 def pool(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the GPUs that jobs of this machine share, by index or UUID.
+    """Return the GPUs that jobs of this machine share, by index, or by UUID where that is unknown.
 
     In a Slurm job what Slurm gave it (``CUDA_VISIBLE_DEVICES``, nothing if unset); elsewhere
     ``LAYERGRAD_GPUS`` (a comma-separated list; an index named twice is shared by two jobs), else
     ``CUDA_VISIBLE_DEVICES``, else all that nvidia-smi lists.
+
+    Raises
+    ------
+    UserError
+        If a variable names something that is no GPU, a GPU that is not here, or in
+        ``CUDA_VISIBLE_DEVICES`` one GPU twice.
     """
-    if "SLURM_JOB_ID" in environment:
-        return _split(environment.get("CUDA_VISIBLE_DEVICES", ""))
-    for name in ("LAYERGRAD_GPUS", "CUDA_VISIBLE_DEVICES"):
-        if name in environment:
-            return _split(environment[name])
-    return _installed()
+    slurm = "SLURM_JOB_ID" in environment
+    own = "LAYERGRAD_GPUS" in environment and not slurm
+    variable = "LAYERGRAD_GPUS" if own else "CUDA_VISIBLE_DEVICES"
+    if variable not in environment and not slurm:
+        return list(_installed())
+    devices = _named(variable, environment.get(variable, ""))
+    if devices and not slurm:
+        installed = _installed()
+        devices = [_found(variable, device, installed) for device in devices]
+    if variable == "CUDA_VISIBLE_DEVICES" and len(set(devices)) < len(devices):
+        raise UserError(
+            f"{variable}={environment[variable]}: names a GPU twice, with which CUDA shows none; "
+            "name each once, or name one twice in LAYERGRAD_GPUS to share it between two jobs"
+        )
+    return devices
 
 
-def _split(devices: str) -> list[str]:
-    return [d.strip() for d in devices.split(",") if d.strip() not in ("", "-1")]
+def _named(variable: str, value: str) -> list[str]:
+    """Return the devices that a variable names: as CUDA reads it, up to a blank or a negative."""
+    devices = []
+    for word in map(str.strip, value.split(",")):
+        if word in ("", "NoDevFiles") or re.fullmatch(r"-\d+", word):
+            break  # CUDA shows no device from here on; Slurm writes NoDevFiles where it gave none
+        if not re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", word):
+            raise UserError(
+                f"{variable}={value}: {word!r} is no GPU; give indices (0,1) or UUIDs as "
+                "`nvidia-smi -L` lists them, or nothing for the CPU"
+            )
+        devices.append(str(int(word)) if word.isdecimal() else word)
+    return devices
 
 
-def _installed() -> list[str]:
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+def _found(variable: str, device: str, installed: Mapping[str, str]) -> str:
+    """Return the index of a device, by which every run knows it; a slice (MIG) has its UUID alone.
+
+    Nothing can be looked up where nvidia-smi lists nothing.
+    """
+    if not installed or device in installed or device.startswith("MIG-"):
+        return device
+    found = [index for index, uuid in installed.items() if uuid.startswith(device)]
+    if len(found) != 1:
+        here = ", ".join(f"{index} ({uuid})" for index, uuid in installed.items())
+        fault = "fits several GPUs" if found else "is no GPU"
+        raise UserError(f"{variable}: {device} {fault} of this machine, which has {here}")
+    return found[0]
+
+
+def _installed() -> dict[str, str]:
+    """Return index -> UUID of the GPUs of this machine; none without nvidia-smi."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=30)  # noqa: S603
+        answer = subprocess.run(  # noqa: S603
+            query, capture_output=True, encoding="utf-8", errors="replace", timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return found.stdout.split() if found.returncode == 0 else []
+        return {}
+    rows = (line.partition(",") for line in answer.stdout.splitlines())
+    devices = {index.strip(): uuid.strip() for index, _, uuid in rows}
+    return devices if answer.returncode == 0 else {}
 
 
 def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -60,7 +107,13 @@ def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
     folder = Path(environment.get("LAYERGRAD_GPU_LOCKS", default)) / (
         f"job-{job}" if job else "host"
     )
-    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the locks of the GPUs cannot be kept there: {error.strerror}; name another "
+            "folder on a local disk in LAYERGRAD_GPU_LOCKS"
+        ) from None
     return folder
 
 
@@ -90,6 +143,8 @@ def acquire(
     UserError
         If the pool is too small or the time is over.
     """
+    if gpus > 1 and any(device.startswith("MIG-") for device in devices):
+        raise UserError("CUDA gives a process one MIG slice only; set `gpus` of the model to 1")
     if gpus > len(devices):
         raise UserError(
             f"{gpus} GPUs asked for, but this machine offers {len(devices)} "
@@ -114,7 +169,7 @@ def _try_to_take(gpus: int, devices: list[str], folder: Path) -> dict[str, int]:
         for slot in _slots(devices):
             if len(taken) == gpus:
                 break
-            descriptor = _lock(folder / f"gpu-{slot}.lock")
+            descriptor = _lock(folder / f"gpu-{slot.replace('/', '_')}.lock")
             if descriptor is not None:
                 taken[slot] = descriptor
         if len(taken) == gpus:
@@ -156,7 +211,7 @@ def run(gpus: int, command: list[str], timeout: float | None = None) -> None:
         for descriptor in taken.values():
             os.set_inheritable(descriptor, True)
         visible = ",".join(slot.rpartition(":")[0] for slot in taken)
-        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi
     os.environ["CUDA_VISIBLE_DEVICES"] = visible
     try:
         os.execvp(command[0], command)  # noqa: S606

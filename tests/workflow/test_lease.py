@@ -101,6 +101,81 @@ def test_pool_is_what_slurm_gave_else_what_the_user_says(monkeypatch):
     assert lease.pool({}) == []
 
 
+UUIDS = {"0": "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "1": "GPU-893c1a2b-aaaa"}
+SLICE = "MIG-GPU-8932f937/1/0"
+
+
+@pytest.mark.parametrize(
+    ("value", "devices"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        (" 1 , 0 ", ["1", "0"]),
+        ("0,-1,1", ["0"]),
+        ("0,,1", ["0"]),
+        ("0,1,", ["0", "1"]),
+        ("01", ["1"]),
+        (UUIDS["1"], ["1"]),
+        ("GPU-8932,1", ["0", "1"]),
+        (SLICE, [SLICE]),
+    ],
+)
+def test_the_pool_is_what_cuda_would_show(value, devices, monkeypatch):
+    monkeypatch.setattr(lease, "_installed", lambda: UUIDS)
+    assert lease.pool({"CUDA_VISIBLE_DEVICES": value}) == devices
+    assert lease.pool({"LAYERGRAD_GPUS": value, "CUDA_VISIBLE_DEVICES": "9"}) == devices
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("0,0", "names a GPU twice"),
+        (f"0,{UUIDS['0']}", "names a GPU twice"),
+        ("2", r"2 is no GPU of this machine, which has 0 \(GPU-8932"),
+        ("0,7", "7 is no GPU"),
+        ("GPU-893", "GPU-893 fits several GPUs"),
+        ("GPU-0000", "GPU-0000 is no GPU"),
+        ("all", "'all' is no GPU; give indices"),
+        ("0;1", "'0;1' is no GPU"),
+        ("0 1", "'0 1' is no GPU"),
+    ],
+)
+def test_a_pool_that_cuda_would_not_show_is_refused(value, fault, monkeypatch):
+    monkeypatch.setattr(lease, "_installed", lambda: UUIDS)
+    with pytest.raises(UserError, match=fault):
+        lease.pool({"CUDA_VISIBLE_DEVICES": value})
+
+
+def test_a_slurm_job_trusts_the_numbers_that_slurm_gave(monkeypatch):
+    monkeypatch.setattr(lease, "_installed", lambda: UUIDS)
+    assert lease.pool({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "6,7"}) == ["6", "7"]
+    assert lease.pool({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}) == []
+    with pytest.raises(UserError, match="'all' is no GPU"):
+        lease.pool({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "all"})
+
+
+def test_gpus_are_listed_by_nvidia_smi(tmp_path, monkeypatch):
+    listing = "".join(f"{index}, {uuid}\n" for index, uuid in UUIDS.items())
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<END\n{listing}END\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert lease.pool({}) == ["0", "1"]
+    assert lease.pool({"LAYERGRAD_GPUS": "0,0"}) == ["0", "0"]
+
+
+def test_a_slice_can_be_leased_but_not_two_at_once(tmp_path):
+    assert list(lease.acquire(1, [SLICE], tmp_path)) == [f"{SLICE}:0"]
+    with pytest.raises(UserError, match="one MIG slice only"):
+        lease.acquire(2, [SLICE, "MIG-1"], tmp_path)
+
+
+def test_a_folder_of_locks_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="LAYERGRAD_GPU_LOCKS"):
+        lease.lock_folder({"LAYERGRAD_GPU_LOCKS": str(tmp_path / "file")})
+
+
 def test_without_a_gpu_the_job_runs_on_the_cpu(tmp_path):
     assert start(tmp_path, gpus=2, seconds=0, devices="").wait() == 0
     assert [file.read_text() for file in tmp_path.glob("ran-*")] == [""]
