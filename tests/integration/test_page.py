@@ -14,11 +14,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from layergrad.config import Study
 from layergrad.figures import PAIR_FAMILIES
 from layergrad.report import page as page_module
 from layergrad.report.page import write_page
 from layergrad.tables import DATASET, write_table
-from tests.unit.test_report_figures import measured
+from tests.synthetic import tiny_study
+from tests.unit.test_report_figures import aggregated, measured
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -29,7 +31,13 @@ pytestmark = pytest.mark.skipif(
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> "
 LONG_WORD = "w" * 5000
-DESKTOP, PHONE = (1280, 900), (390, 844)
+LONG_NAME = "A_name_without_a_place_to_break_" + "Llama_3.1_Nemotron_" * 8
+DESKTOP, TABLET, PHONE = (1280, 900), (768, 1024), (390, 844)
+# Set on every element, so that the result does not hang on the fonts of a machine.
+FONTS = {
+    "narrow": "font-family: 'Liberation Sans Narrow', sans-serif; letter-spacing: -.03em",
+    "wide": "font-family: 'DejaVu Sans', sans-serif; letter-spacing: .15em",
+}
 ARGUMENTS = [
     "--headless=new",
     "--no-sandbox",
@@ -67,6 +75,31 @@ def page(tmp_path_factory):
         write_page(plan, Path("reports/index.html"))
         patch.setattr(page_module, "MOST_INLINE", 1000)
         write_page(plan, Path("large/index.html"))
+        yield folder / "reports" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory):
+    """Write the page of a study in which every name is long, and most have no place to break."""
+    folder = tmp_path_factory.mktemp("long")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        study = tiny_study(("tiny-base", "tiny-instruct"))
+        models = [
+            {**spec.model_dump(), "title": f"{LONG_NAME}{i}", "note": LONG_NAME, "family": "f" * 60}
+            for i, spec in enumerate(study.models)
+        ]
+        datasets = [
+            {**spec.model_dump(), "title": f"{i} {LONG_NAME}", "group": LONG_NAME[:80]}
+            for i, spec in enumerate(study.datasets)
+        ]
+        report = {"title": LONG_NAME}
+        study = study.model_copy(update={"samples": 5})
+        study = Study.model_validate(
+            {**study.model_dump(), "models": models, "datasets": datasets, "report": report}
+        )
+        plan = aggregated(folder, study)
+        write_page(plan, Path("reports/index.html"))
         yield folder / "reports" / "index.html"
 
 
@@ -207,6 +240,33 @@ def test_text_of_a_dataset_does_no_harm(browser, page):
         assert "<script>document.title" in browser.find_element("css selector", ".example").text
         width = browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= size[0]
+
+
+# Elements that reach beyond the screen, though they are in no box that scrolls.
+BEYOND = """
+const wide = document.documentElement.clientWidth;
+const scrolling = ["auto", "scroll"];
+const scrolls = (e) => e && e !== document.documentElement &&
+  (scrolling.includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+return [...document.querySelectorAll("body *")]
+  .filter((e) => e.getBoundingClientRect().right > wide + 1 && !scrolls(e))
+  .map((e) => e.outerHTML.slice(0, 120));
+"""
+
+
+@pytest.mark.parametrize("font", FONTS)
+@pytest.mark.parametrize("size", [DESKTOP, TABLET, PHONE], ids=["desktop", "tablet", "phone"])
+@pytest.mark.parametrize("study", ["page", "long_names"])
+def test_nothing_widens_the_page(browser, study, size, font, request):
+    visit(browser, request.getfixturevalue(study), size)
+    browser.execute_script(
+        "document.head.append(Object.assign(document.createElement('style'),"
+        " {textContent: arguments[0]}));"
+        "document.querySelectorAll('details').forEach((e) => { e.open = true; });",
+        f"body, body * {{ {FONTS[font]} !important }}",
+    )
+    assert browser.execute_script(BEYOND) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
 
 
 def test_works_by_keyboard(browser, page):

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from layergrad.config import Study
 from layergrad.errors import UserError
 from layergrad.plan import OWN_CAPTIONS, Plan
 from layergrad.provenance import recorded_key
@@ -28,6 +29,13 @@ def measured(
 ) -> Plan:
     """Leave below `folder` the tables of a synthetic study, its last sample failed."""
     study = tiny_study(models, **{"samples": 5, "statistics": {"draws": 100}, **changes})
+    return aggregated(folder, study, failed)
+
+
+def aggregated(
+    folder: Path, study: Study, failed: dict[tuple[str, str], int] | None = None
+) -> Plan:
+    """Leave below `folder` the tables of a study with synthetic spectra."""
     plan = Plan(study)
     write_study_spectra(folder, study, failed=failed or {("detailed", "irrelevant"): 1})
     for pair in plan.pairs:
