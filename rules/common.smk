@@ -10,6 +10,7 @@ clone, a checkout or a pull cannot mislead. Hence a job whose files are complete
 is made anew for another job cannot make it run.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -53,6 +54,12 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join([str(SOURCE), *modules]),
     PYTHONUTF8="1",
     PYTHONIOENCODING="utf-8:replace",
+)
+
+
+SHARED_FOLDER = (
+    "In a folder that people share, all of it must be theirs to write: `chmod -R g+w .` by its "
+    "owner, and `umask 002` for all."
 )
 
 
@@ -124,22 +131,33 @@ def write_in_state_folder(write, content, path):
     try:
         write(content, path)
     except UserError as error:
+        sys.exit(f"layergrad: {error}\n{SHARED_FOLDER}")
+
+
+def refuse_a_folder_without_state():
+    """Stop if Snakemake cannot keep its locks here, which it does for a dry run too."""
+    folder = Path(".snakemake")
+    folder = folder if folder.exists() else Path.cwd()
+    if workflow.is_main_process and not os.access(folder, os.W_OK):
         sys.exit(
-            f"layergrad: {error}\nA run keeps its state in .layergrad. In a folder that people "
-            "share, all of it must be theirs to write: `chmod -R g+w .` by its owner, and "
-            "`umask 002` for all."
+            f"layergrad: {folder.absolute()} may not be written, and Snakemake keeps its locks "
+            "there, for a dry run too; `layergrad plan` says what is there and what is to be "
+            f"made, and writes nothing\n{SHARED_FOLDER}"
         )
 
 
 def not_from_the_future(path):
     """Set a file's time to now if it lies ahead: a clock that went back must not stop a run."""
     if os.path.exists(path) and os.path.getmtime(path) > time.time():
-        os.utime(path)
+        with contextlib.suppress(PermissionError):  # somebody else's
+            os.utime(path)
     return path
 
 
 def refuse_to_write_in_vain(path):
     """Stop before the first job if a result that is to be made may not be written."""
+    if workflow.dryrun:
+        return
     folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not os.access(folder, os.W_OK):
         sys.exit(
@@ -204,6 +222,7 @@ def validated_plan():
     return plan
 
 
+refuse_a_folder_without_state()
 STUDY = validated_study()
 PLAN = validated_plan()
 STUDY_FILE = study_file()

@@ -262,8 +262,10 @@ def test_nothing_widens_the_page(browser, study, size, font, request):
     browser.execute_script(
         "document.head.append(Object.assign(document.createElement('style'),"
         " {textContent: arguments[0]}));"
-        "document.querySelectorAll('details').forEach((e) => { e.open = true; });",
+        "document.querySelectorAll('details').forEach((e) => { e.open = true; });"
+        "document.querySelector('math[display]').innerHTML += `<mtext>${arguments[1]}</mtext>`;",
         f"body, body * {{ {FONTS[font]} !important }}",
+        "a formula of many words " * 9,
     )
     assert browser.execute_script(BEYOND) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
