@@ -85,14 +85,14 @@ def write_spectra(root: Path, samples: int) -> list[str]:
 
     study = tiny_study(models=("m",), datasets=("gsm_symbolic",), samples=samples)
     write_study_spectra(root, study, layers=LAYERS, rank=RANK, tokens={"none": 60})
-    (root / "study.json").write_text(study.model_dump_json())
+    (root / "study.json").write_text(study.model_dump_json(), encoding="utf-8")
     return [Plan(study).cell_file(cell) for cell in Plan(study).all_cells]
 
 
 def measure_run(name: str, root: Path, files: list[str]) -> dict[str, float]:
     """Run one aggregation in a process of its own; return its seconds and peak memory."""
     command = [sys.executable, "-m", "benchmarks.aggregation", "--one", name, "--root", str(root)]
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, *files], capture_output=True, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -101,7 +101,7 @@ def peak_memory() -> int:
 
     From /proc: what ``getrusage`` reports begins with the size of the process that started this.
     """
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 

@@ -180,7 +180,7 @@ def main() -> None:
         del model, batch
         torch.cuda.empty_cache()
     if arguments.output:
-        with open(arguments.output, "w") as file:
+        with open(arguments.output, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=1)
 
 

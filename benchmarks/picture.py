@@ -52,6 +52,6 @@ def chart(table: pl.DataFrame, device: str) -> alt.Chart:
 
 
 if __name__ == "__main__":
-    results = json.loads(RESULTS.read_text())
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     chart(rows(results), results[0]["device"]).save(PICTURE)

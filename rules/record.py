@@ -51,7 +51,7 @@ def known_checksums(store: str) -> set[tuple[str, str]]:
     known = set()
     for path in Path(store).rglob("*.json"):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             continue  # a damaged list vouches for nothing
         for cell in record.get("cells", []):

@@ -21,7 +21,12 @@ def use_utf8() -> None:
 
 
 def mend_streams() -> None:
-    """Replace characters that standard output and error cannot show; open those that are closed."""
+    """Replace characters that standard output and error cannot show; open those that are closed.
+
+    A terminal that says it has no width gets the usual one: tables of no width would be empty.
+    """
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -64,7 +64,7 @@ def content_hash(path: str | Path) -> str:
 def _remembered_md5(path: Path) -> str:
     """Return the md5 of a file; remembered where that is possible, and never an error for it."""
     stat = path.stat()
-    name, signature = str(path.absolute()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    name, signature = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     for memo in memo_files():
         known = read_json(memo)
         match known.get(name) if isinstance(known, dict) else None:

@@ -224,7 +224,9 @@ def _download_wheel(package: str, scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), package]
     say(f"downloading {package}")
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (pinned by config)
+    done = subprocess.run(  # noqa: S603 (pinned by config)
+        command, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode != 0:
         raise UserError(f"pip could not download {package}:\n{done.stderr.strip()[-1000:]}")
     return next(folder.glob("*.whl"))
