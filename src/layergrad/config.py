@@ -341,13 +341,13 @@ class HubDataSource(Entry):
     rows: int | None = Field(None, ge=2, description="At most so many rows, the first; null: all.")
     streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
     titles: DataPath | None = Field(
-        None, description="Wikipedia: file of the titles to take, one a line, views after a tab."
+        None, description="Wikipedia: file of the titles to take, one per line, views after a tab."
     )
     min_views: int | None = Field(None, ge=0, description="Wikipedia: fewest page views.")
     max_views: int | None = Field(None, ge=0, description="Wikipedia: most page views.")
     bad_rows: BadRows = Field(
         "skip",
-        description="A row that cannot be used: `skip` it and count it, since nobody can mend a "
+        description="A row that cannot be used: `skip` it and count it, since nobody can fix a "
         "published data set, or `refuse` the data set.",
     )
 
@@ -546,7 +546,7 @@ class TeacherSettings(Entry):
         0.0, ge=0, le=2, description="Temperature of the sampling; null: not sent."
     )
     seed: int | None = Field(
-        0, description="Seed of the sampling, where the endpoint heeds it; null: not sent."
+        0, description="Seed of the sampling, where the endpoint supports it; null: not sent."
     )
     max_tokens: int | None = Field(
         1024, ge=1, description="Longest answer in tokens; null: not sent."
@@ -755,7 +755,7 @@ def resolve_study(
     Raises
     ------
     UserError
-        With every fault found, one a line: key, what is wrong, what was given.
+        With every fault found, one per line: key, what is wrong, what was given.
     """
     raw = dict(raw)
     for what in ("models", "datasets"):

@@ -20,7 +20,7 @@ def use_utf8() -> None:
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
 
 
-def mend_streams() -> None:
+def fix_streams() -> None:
     """Replace characters that standard output and error cannot show; open those that are closed.
 
     A terminal that says it has no width gets the usual one: tables of no width would be empty.

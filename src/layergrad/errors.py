@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: says what was wrong, where, and what to do.
+    """Something the user can fix: says what was wrong, where, and what to do.
 
     The command line prints the message alone and exits with status 1; every other exception is a
     defect of the program and keeps its traceback.

@@ -163,7 +163,7 @@ def write_text(text: str, path: str | Path) -> None:
 
 
 def write_json(data: Any, path: str | Path) -> None:
-    """Write a JSON file, completely or not at all; keys sorted, one a line."""
+    """Write a JSON file, completely or not at all, with sorted keys."""
     write_text(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path)
 
 

@@ -113,7 +113,11 @@ def _cached_commit(kind: Kind, repository: str, revision: str) -> str | None:
 
     folder = "--".join([kind, *repository.split("/")])
     try:
-        commit = Path(constants.HF_HUB_CACHE, folder, "refs", revision).read_text(encoding="utf-8").strip()
+        commit = (
+            Path(constants.HF_HUB_CACHE, folder, "refs", revision)
+            .read_text(encoding="utf-8")
+            .strip()
+        )
     except OSError:
         return None
     return commit if is_commit(commit) else None

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from layergrad.encoding import mend_streams, use_utf8
+from layergrad.encoding import fix_streams, use_utf8
 from layergrad.errors import UserError
 
 # Threads of torch that wait for each other must not hold a core that another process needs. On two
@@ -25,9 +25,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; what a user can mend becomes a message and exit status 1."""
+    """Run the command line; what a user can fix becomes a message and exit status 1."""
     use_utf8()
-    mend_streams()
+    fix_streams()
     try:
         try:
             app()

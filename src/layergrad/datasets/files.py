@@ -117,7 +117,7 @@ def read_entries(
     bad = next((entry.fault for entry in entries if entry.fault), None)
     if bad and bad_rows == "refuse":
         raise UserError(
-            f"{bad.place}: {bad.reason}; mend the row, or leave such rows out with "
+            f"{bad.place}: {bad.reason}; fix the row, or leave such rows out with "
             "`bad_rows: skip` under the source of a study"
         )
     return entries

@@ -126,7 +126,7 @@ def _titles(source: HubDataSource) -> set[str]:
     lines = read_file(source.titles).split("\n")
     titles = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not titles:
-        raise UserError(f"{source.titles}: holds no titles, one a line")
+        raise UserError(f"{source.titles}: holds no titles, one per line")
     return set(titles[: source.rows])
 
 

@@ -60,7 +60,7 @@ def _reason(error: WrongStepError) -> str:
 
 
 def clean_steps(worded: str) -> list[str]:
-    """Return worded steps one a line: no result mark, list marks or empty lines, each closed."""
+    """Return worded steps one per line: no result mark, list marks or empty lines, each closed."""
     lines = [line.strip(" -") for line in _RESULT.sub("", clean_numbers(worded)).split("\n")]
     lines = [re.sub(r"^\d+\.\s+", "", line) for line in lines if line]
     return [line if line[-1] in ".!?:" else f"{line}." for line in lines]

@@ -200,7 +200,7 @@ def _answers(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
                 raise TypeError
             answers[answer["key"]] = answer
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {i}: is no stored answer; mend or delete it") from None
+            raise UserError(f"{path}, line {i}: is no stored answer; fix or delete it") from None
     return answers
 
 

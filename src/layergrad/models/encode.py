@@ -374,7 +374,7 @@ def escaped(text: str) -> str:
 
 
 def notes(encoder: Encoder) -> list[str]:
-    """Return what a user should know about the prompts that an encoder writes, a line each."""
+    """Return what a user should know about the prompts that an encoder writes, one per line."""
     told = encoder.turns.notes() if encoder.chat else []
     if encoder.chat and encoder.protocol == "paper" and encoder.turns.system is None:
         told.append("the template takes no system turn: the authors' own is left out")

@@ -416,7 +416,7 @@ class Chat:
         return sorted((t.content for t in tokens if t.special), key=len, reverse=True)
 
     def notes(self) -> list[str]:
-        """Return what a user should know about these prompts, a line each."""
+        """Return what a user should know about these prompts, one per line."""
         told = []
         if self.removed:
             told.append(f"the template's own system turn was taken out: {self.removed!r}")
