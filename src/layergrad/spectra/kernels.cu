@@ -52,7 +52,7 @@ tridiagonalise(double* matrices, double* diagonals, double* offdiagonals, int n)
             square = block_sum(square, scratch);
             const double alpha = x[j + 1];
             double beta = alpha, tau = 0.0, scale = 0.0;
-            if (square > 0.0) {
+            if (!(square <= 0.0)) {  // true for NaN, which must not be lost
                 beta = -copysign(sqrt(alpha * alpha + square), alpha);
                 tau = (beta - alpha) / beta;
                 scale = 1.0 / (alpha - beta);
@@ -133,12 +133,18 @@ tridiagonalise(double* matrices, double* diagonals, double* offdiagonals, int n)
     }
 }
 
-// Eigenvalues of symmetric tridiagonal matrices by bisection with Sturm counts (Golub and Van Loan,
-// 8.4.1), ascending, one thread an eigenvalue. Shared memory: 2 * n doubles.
+// Eigenvalues of symmetric tridiagonal matrices by bisection, ascending, one thread an eigenvalue.
+//
+// As many eigenvalues lie below x as signs change among the leading principal minors of T - x
+// (Golub and Van Loan, 8.4.1), which are computed as they stand: their ratios, which need no
+// scaling, cost a division each and take twice the time. T is scaled to norm 1 and the last two
+// minors every fourth one, by powers of two. Squares of off-diagonals are at least 1e-60, so that
+// minors neither vanish in pairs nor underflow between two scalings.
+// Shared memory: 2 * (n + 3) doubles.
 extern "C" __global__ void bisect(const double* diagonals, const double* offdiagonals,
                                   double* eigenvalues, int n, int iterations) {
-    extern __shared__ double shared[];
-    double *d = shared, *e2 = shared + n;
+    extern __shared__ __align__(16) double shared[];
+    double2* rows = (double2*)shared;  // diagonal and squared off-diagonal before it
     __shared__ double low_bound[32], high_bound[32];
     const double* diagonal = diagonals + (size_t)blockIdx.x * n;
     const double* offdiagonal = offdiagonals + (size_t)blockIdx.x * n;
@@ -147,10 +153,8 @@ extern "C" __global__ void bisect(const double* diagonals, const double* offdiag
     for (int i = t; i < n; i += blockDim.x) {
         const double left = i ? offdiagonal[i - 1] : 0.0, right = i < n - 1 ? offdiagonal[i] : 0.0;
         const double radius = fabs(left) + fabs(right);
-        d[i] = diagonal[i];
-        e2[i] = left * left;
-        low = fmin(low, d[i] - radius);
-        high = fmax(high, d[i] + radius);
+        low = fmin(low, diagonal[i] - radius);
+        high = fmax(high, diagonal[i] + radius);
     }
     for (int offset = 16; offset; offset >>= 1) {
         low = fmin(low, __shfl_xor_sync(~0u, low, offset));
@@ -160,25 +164,42 @@ extern "C" __global__ void bisect(const double* diagonals, const double* offdiag
     __syncthreads();
     for (int w = 0; w < warps; w++) low = fmin(low, low_bound[w]), high = fmax(high, high_bound[w]);
     const int index = blockIdx.y * blockDim.x + t;
+    const double norm = fmax(fabs(low), fabs(high));
+    if (norm == 0.0) {
+        if (index < n) eigenvalues[(size_t)blockIdx.x * n + index] = 0.0;
+        return;
+    }
+    int exponent;
+    frexp(norm, &exponent);
+    exponent = max(exponent, -1000);  // the scale must be finite
+    const double scale = ldexp(1.0, -exponent);
+    for (int i = t; i < (n + 3) / 4 * 4; i += blockDim.x) {
+        const double left = i && i < n ? offdiagonal[i - 1] * scale : 0.0;
+        // rows to fill up four change no sign: x is below 2
+        rows[i] = i < n ? make_double2(diagonal[i] * scale, fmax(left * left, 1e-60)) : make_double2(2.0, 0.0);
+    }
+    __syncthreads();
     if (index >= n) return;
-    const double size = fmax(fabs(low), fabs(high));
-    const double tiny = fmax(size * 1e-30, 1e-290);
-    low -= size * 1e-14, high += size * 1e-14;
+    low = low * scale - 1e-14, high = high * scale + 1e-14;
     for (int iteration = 0; iteration < iterations; iteration++) {
         const double middle = 0.5 * (low + high);
         int below = 0;
-        double q = 1.0;
-        for (int i = 0; i < n; i++) {
-            // 1 / q: hardware estimate, two Newton steps; its error is one of e^2 in the last bits
-            double r;
-            asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(q));
-            r = fma(fma(-q, r, 1.0), r, r);
-            r = fma(fma(-q, r, 1.0), r, r);
-            q = fma(-e2[i], r, d[i] - middle);
-            if (fabs(q) < tiny) q = -tiny;
-            below += q < 0.0;
+        double minor = 1.0, previous = 0.0;
+        for (int first = 0; first < n; first += 4) {
+#pragma unroll
+            for (int i = first; i < first + 4; i++) {
+                const double2 row = rows[i];
+                const double next = fma(row.x - middle, minor, -row.y * previous);
+                below += (unsigned)(__double2hiint(next) ^ __double2hiint(minor)) >> 31;
+                previous = minor;
+                minor = next;
+            }
+            const int size = max(__double2hiint(minor) & 0x7ff00000, __double2hiint(previous) & 0x7ff00000);
+            const double unit = __hiloint2double(0x7fe00000 - size, 0);
+            minor *= unit;
+            previous *= unit;
         }
         if (below > index) high = middle; else low = middle;
     }
-    eigenvalues[(size_t)blockIdx.x * n + index] = 0.5 * (low + high);
+    eigenvalues[(size_t)blockIdx.x * n + index] = ldexp(0.5 * (low + high), exponent);
 }
