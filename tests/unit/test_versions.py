@@ -34,7 +34,7 @@ ENGINE = [
     "spectra/tokens.py",
     "spectra/two_stage.cu",
 ]
-DECIDED = {2: "x"}
+DECIDED = {2: "e41fb3dd07c16a31"}
 
 
 def fingerprint(text: str, name: str) -> str:
