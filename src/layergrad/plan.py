@@ -237,7 +237,7 @@ class Plan:
     def statistics_key(self, model: str, dataset: str) -> str:
         """Return the key of a pair's statistics."""
         settings = self.study.statistics.model_dump(mode="json")
-        files = [content_hash(file) for file in self.study.statistics.metric_files]
+        files = [_metric_content(file) for file in self.study.statistics.metric_files]
         spectra = self.spectra_key(model, dataset)
         return key("statistics", spectra, settings, files, self._statistics_code)
 
@@ -425,6 +425,15 @@ def _weights_source(source: ModelSource) -> dict[str, Any]:
     if Path(f"{folder}.dvc").exists() and content_hash(folder) == pointer_hash(folder):
         record_content(pointer_hash(folder), content)
     return {"kind": "path", "content": content}
+
+
+def _metric_content(file: str) -> str:
+    if not (Path(file).exists() or Path(f"{file}.dvc").exists()):
+        raise UserError(
+            f"statistics.metrics: {file}: there is no such file in {Path.cwd()}, where the study "
+            "runs; give a path from there, or an absolute one"
+        )
+    return content_hash(file)
 
 
 def source_files(spec: DatasetSpec) -> set[str]:

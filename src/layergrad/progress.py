@@ -83,7 +83,7 @@ class Progress:
         if self.done:
             rate = self.done / max(elapsed, 1e-9)
             left = (self.total - self.done) / rate
-            line += f", {rate:.2f} {self.unit}s/s, {elapsed:.0f} s gone, {left:.0f} s left"
+            line += f", {rate:.2f} {self.unit}s/s, {elapsed:.0f} s elapsed, about {left:.0f} s left"
         say(line, self.stream)
 
 

@@ -253,6 +253,11 @@ def check(plan: Plan, only_spectra: bool = False, checksums: bool = False) -> No
     UserError
         That names every file that is missing, outdated or damaged, and says what to do.
     """
+    if (
+        not any(Path(plan.spectra_file(*pair)).exists() for pair in plan.pairs)
+        and not Path(MANIFEST).exists()
+    ):
+        raise UserError("nothing of this study has been made here yet: run `snakemake`")
     faults = list(_spectra_faults(plan, checksums))
     if not only_spectra:
         faults += [*_report_faults(plan), *_made_of_others(plan)]

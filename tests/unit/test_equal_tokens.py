@@ -139,19 +139,31 @@ def test_they_are_added_to_a_finished_study_alone(folder):
     assert extracted(Plan(study()))["provenance"]["measured"] == 6
 
 
-def test_an_instruction_that_lacks_one_response_is_lost_to_both_with_the_reason(folder):
-    plan = Plan(study())
-    frame = build_dataset(plan.study, "sums")[0]
+def with_first_detailed(frame: pl.DataFrame, text: str) -> pl.DataFrame:
     first = (pl.col("row") == frame["row"].min()) & (pl.col("response") == "detailed")
-    long = pl.when(first).then(pl.lit("long " * 1000)).otherwise(pl.col("response_text"))
-    extracted(plan, frame.with_columns(response_text=long))
+    other = pl.when(first).then(pl.lit(text)).otherwise(pl.col("response_text"))
+    return frame.with_columns(response_text=other)
+
+
+def test_an_instruction_that_lacks_one_response_fails_in_both_with_the_reason(folder):
+    plan = Plan(study())
+    extracted(plan, with_first_detailed(build_dataset(plan.study, "sums")[0], ""))
     for response in ("none_cut", "detailed_cut"):
         file = Path(plan.cell_file(cell(plan, response)))
         failures = read_table(file.with_suffix(".failures.parquet"), FAILURES)
-        assert failures["reason"].to_list() == ["too_long"]
+        assert failures["reason"].to_list() == ["no_response_tokens"]
         assert read_table(file, SPECTRA)["row"].n_unique() == 5
     none = read_table(plan.cell_file(cell(plan, "none")), SPECTRA)
     assert none["row"].n_unique() == 6
+
+
+def test_a_response_that_is_too_long_only_uncut_is_measured_when_it_is_cut(folder):
+    plan = Plan(study())
+    extracted(plan, with_first_detailed(build_dataset(plan.study, "sums")[0], "long " * 1000))
+    uncut = Path(plan.cell_file(cell(plan, "detailed"))).with_suffix(".failures.parquet")
+    assert read_table(uncut, FAILURES)["reason"].to_list() == ["too_long"]
+    for response in ("none_cut", "detailed_cut"):
+        assert read_table(plan.cell_file(cell(plan, response)), SPECTRA)["row"].n_unique() == 6
 
 
 def test_the_claims_are_tested_with_them(folder):

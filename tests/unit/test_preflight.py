@@ -287,3 +287,10 @@ def test_the_verdict_depends_on_the_model_alone():
     assert {Plan(other).preflight_key("tiny") for other in others} == {key}
     assert Plan(study(4, extraction={"reduction": "sum"})).preflight_key("tiny") != key
     assert Plan(study(4, extraction={"projections": ["q"]})).preflight_key("tiny") != key
+
+
+def test_a_verdict_does_not_depend_on_how_long_a_sample_may_be():
+    encoder = Encoder(byte_tokenizer(), "clean", True, None, 1024)
+    short = replace(encoder, max_length=8, cut=1)
+    assert preflight.bos_count(short) == preflight.bos_count(encoder)
+    assert preflight.bos_count(short).status == "passed"

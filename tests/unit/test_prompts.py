@@ -225,7 +225,7 @@ def test_arguments_reach_the_template_and_unknown_ones_are_refused():
     )
     with pytest.raises(UserError, match="does not read enable_thinkin; it reads enable_thinking"):
         encoder(thinks, template_arguments={"enable_thinkin": False})
-    with pytest.raises(UserError, match="messages cannot be given"):
+    with pytest.raises(UserError, match="messages are set by layergrad"):
         encoder(thinks, template_arguments={"messages": []})
 
 

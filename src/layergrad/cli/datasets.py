@@ -116,7 +116,7 @@ def audit(
     measured = shown["measure"].unique()
     typer.echo("\n".join(f"{name}: {told}" for name, told in MEASURES.items() if name in measured))
     told = [f"{name}: {line}" for name in names for line in left_out[name]]
-    found = problems(shown) or ["nothing found that should not be"]
+    found = problems(shown) or ["no problems found"]
     typer.echo("\n".join(["", *told, *found]))
 
 

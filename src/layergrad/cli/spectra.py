@@ -10,7 +10,6 @@ import typer
 from layergrad.cli.app import app
 from layergrad.cli.options import (
     Dataset,
-    JsonFile,
     Key,
     Model,
     ParquetFile,
@@ -51,30 +50,39 @@ def spectra(
 
 @app.command()
 def preflight(
-    study: Study,
     model: Model,
-    model_receipt: Receipt,
-    output: JsonFile,
+    study: Study = Path("config.yaml"),
+    model_receipt: Annotated[
+        Path | None, typer.Option(help="What `fetch` wrote; where the workflow puts it, if absent.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file to write; where the workflow puts it, if absent.")
+    ] = None,
     key: Key = None,
 ) -> None:
-    """Check a model: against autograd, in batches, causality, layers, precision, BOS.
+    """Check a fetched model: against autograd, in batches, causality, layers, precision, BOS.
 
-    A check that fails is written down and no error: the other models of a study go on, and the
+    A failed check is recorded, not raised as an error: the other models of a study go on, and the
     samples of this one are recorded as failed.
     """
     from layergrad.models.encode import SampleError
     from layergrad.plan import check_key
     from layergrad.spectra.examples import example
     from layergrad.spectra.pair import failures_of, preflight_model
-    from layergrad.spectra.preflight import INSTRUCTION, RESPONSE
+    from layergrad.spectra.preflight import INSTRUCTION, RESPONSE, unlimited
 
     quiet_libraries()
     plan = plan_of(study)
     check_key(f"preflight of {model}", plan.preflight_key(model), key)
-    checks, encoder = preflight_model(plan, model, model_receipt, output)
+    checks, encoder = preflight_model(
+        plan,
+        model,
+        model_receipt or plan.model_file(model),
+        output or plan.preflight_file(model),
+    )
     say_checks(checks)
     try:
-        encoded = encoder.encode(INSTRUCTION, RESPONSE)
+        encoded = unlimited(encoder).encode(INSTRUCTION, RESPONSE)
         say_prompt(f"{model}, a built-in sample", example(encoder, encoded)["printed"])
     except SampleError as error:
         typer.echo(f"{model}: the built-in sample cannot be written: {error}", err=True)
@@ -135,6 +143,10 @@ def extract(
     max_length: Annotated[int, typer.Option(help="Longest sample in tokens.")] = 1024,
     token_budget: Annotated[int | None, typer.Option(help="Tokens of a batch.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+    bad_rows: Annotated[
+        str,
+        typer.Option(help="refuse or skip rows that cannot be used."),
+    ] = "refuse",
     preflight: Annotated[
         bool, typer.Option(help="Check the model before anything is measured.")
     ] = True,
@@ -167,7 +179,7 @@ def extract(
         runtime = RuntimeSettings(
             device=device, token_budget=token_budget, threads=threads or os.cpu_count() or 1
         )
-        study = single_study(model, samples, settings, extraction, runtime)
+        study = single_study(model, samples, settings, extraction, runtime, bad_rows)
     except ValidationError as error:
         faults = [
             "  " + "".join(f"--{option}: " for option in fault["loc"][:1]) + fault["msg"]

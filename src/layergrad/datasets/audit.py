@@ -19,7 +19,7 @@ from layergrad.models.prompts import REASONS, UNWRITTEN
 from layergrad.tables import AUDIT, conform
 
 MEASURES = {
-    "rows": "rows",
+    "rows": "rows of the built dataset",
     "left_out": "rows of the source that were left out, since they cannot be used",
     "duplicates": "rows whose instruction occurred before",
     "unclosed": "rows whose text ends within a sentence",

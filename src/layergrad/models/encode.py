@@ -180,10 +180,7 @@ class Encoder:
         found = self._together(prompt, response) or self._apart(prompt, response)
         ids, start = (*found[0], *found[1]), len(found[0])
         if len(ids) > self.max_length:
-            raise SampleError(
-                "too_long",
-                f"{len(ids)} tokens do not fit in max_length {self.max_length}",
-            )
+            raise too_long(len(ids), self.max_length)
         if not start:
             raise SampleError("no_prompt_tokens", "no token stands before the response")
         return Encoded(ids, start, len(ids))
@@ -302,6 +299,11 @@ def _difference(found: str | None, wanted: str) -> str:
     found = found or ""
     same = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0)
     return f"{found[same : same + 40]!r} instead of {wanted[same : same + 40]!r}"
+
+
+def too_long(tokens: int, max_length: int) -> SampleError:
+    """Return the failure of a sample that does not fit in `max_length`."""
+    return SampleError("too_long", f"{tokens} tokens do not fit in max_length {max_length}")
 
 
 Marked = list[tuple[str, bool]]

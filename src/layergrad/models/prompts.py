@@ -124,7 +124,7 @@ class Template:
         """Refuse arguments that the template would ignore, or that are not the user's to give."""
         reserved = sorted({"messages", "add_generation_prompt"} & set(self.arguments))
         if reserved:
-            raise UserError(f"template_arguments: {', '.join(reserved)} cannot be given")
+            raise UserError(f"template_arguments: {', '.join(reserved)} are set by layergrad")
         unknown = sorted(set(self.arguments) - self.variables)
         if unknown:
             known = ", ".join(sorted(self.variables - set(_given(self.tokenizer, self.day))))

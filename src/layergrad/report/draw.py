@@ -159,6 +159,8 @@ def as_svg(spec: dict[str, Any]) -> str:
 def study_table(plan: Plan, table: Table, statistics: Path) -> pl.DataFrame:
     """Read a table over all pairs; refuse one of another study."""
     path = statistics / f"{table.name}.parquet"
+    if not path.exists():
+        raise UserError(f"{path}: is not there yet; run `snakemake` first")
     frame = read_table(path, table)
     recorded = (read_provenance(path) or {}).get("key")
     if recorded != plan.tables_key:

@@ -9,10 +9,11 @@ where that sample is written as tokens or measured.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,10 +140,15 @@ def sample_of(ids: tuple[int, ...], tokens: int) -> Encoded:
 # ------------------------------------------------------------------------------------ the checks
 
 
+def unlimited(encoder: Encoder) -> Encoder:
+    """Return an encoder without limits of length, which are no part of the verdict."""
+    return replace(encoder, max_length=sys.maxsize, cut=None)
+
+
 def bos_count(encoder: Encoder) -> Check:
     """Count the BOS that begin a sample; the paper's protocol has two where a template adds one."""
     try:
-        ids = encoder.encode(INSTRUCTION, RESPONSE).ids
+        ids = unlimited(encoder).encode(INSTRUCTION, RESPONSE).ids
     except SampleError as error:  # every sample is judged where it is written
         return Check("BOS count", "noted", f"the built-in sample cannot be written: {error}")
     bos = encoder.tokenizer.bos_token_id

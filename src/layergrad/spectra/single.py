@@ -47,6 +47,7 @@ def single_study(
     model_settings: dict[str, Any],
     extraction: ExtractionSettings,
     runtime: RuntimeSettings,
+    bad_rows: str = "refuse",
 ) -> Study:
     """Return the study of one model and one file.
 
@@ -60,11 +61,13 @@ def single_study(
         ``protocol``, ``chat``, ``dtype``, ``attention``, ... of the model.
     extraction, runtime
         Settings of the engine and of the machine.
+    bad_rows
+        ``refuse`` or ``skip`` rows that cannot be used.
     """
     source = _model_source(model)
     name = _slug(source.folder.resolve().name if isinstance(source, LocalModel) else source.id)
     spec = ModelSpec(name=name, source=source, family=name, tuning="base", **model_settings)
-    files = FilesSource(responses={RESPONSE: str(samples)}, columns=Columns())
+    files = FilesSource(responses={RESPONSE: str(samples)}, columns=Columns(), bad_rows=bad_rows)
     dataset = DatasetSpec(name=_slug(Path(samples).stem), source=files, responses=[RESPONSE])
     return Study(
         models=[spec],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import polars as pl
 
 from layergrad.config import CORRECT, CUT
 from layergrad.errors import UserError
-from layergrad.models.encode import Encoded, Encoder, SampleError
+from layergrad.models.encode import Encoded, Encoder, SampleError, too_long
 from layergrad.plan import Cell
 from layergrad.provenance import long_key
 from layergrad.tables import DATASET, read_table
@@ -108,17 +109,23 @@ def _add_equalised(
 ) -> None:
     """Cut both responses of each instruction to the fewer tokens of the two.
 
-    An instruction one of whose responses cannot be written is lost to both, as it is to their
-    comparison uncut.
+    An instruction one of whose responses cannot be written fails in both, as in their comparison
+    uncut; a response that is too long only uncut does not.
     """
+    whole = replace(encoder, max_length=sys.maxsize) if encoder.protocol == "clean" else encoder
     for _, pair in rows.group_by("row", "sample_id", maintain_order=True):
-        written = [(row, _attempt(encoder, row)) for row in pair.iter_rows(named=True)]
+        written = [(row, _attempt(whole, row)) for row in pair.iter_rows(named=True)]
         fault = next((found for _, found in written if isinstance(found, SampleError)), None)
         fewest = min(found.response_tokens for _, found in written) if fault is None else 0
         for row, found in written:
             names = _names(row) | {"response": row["response"] + CUT}
             if names["response"] in cut:
-                tokens.add(names, fault or found.shortened(fewest), engine)
+                cut_sample = fault or _limited(found.shortened(fewest), encoder.max_length)
+                tokens.add(names, cut_sample, engine)
+
+
+def _limited(sample: Encoded, max_length: int) -> Encoded | SampleError:
+    return sample if len(sample.ids) <= max_length else too_long(len(sample.ids), max_length)
 
 
 def _attempt(encoder: Encoder, row: dict[str, Any]) -> Encoded | SampleError:
