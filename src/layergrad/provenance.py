@@ -131,6 +131,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     also after a crash or a full disk.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no ordinary file, so nothing is written there")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

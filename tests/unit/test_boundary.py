@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 
 from layergrad.models.encode import Encoder, decode, printed, view
 from layergrad.models.prompts import REASONS, SampleError
@@ -161,6 +161,14 @@ def test_paper_never_has_the_prompt_in_the_loss():
     assert both[: len(alone)] != alone  # alone, the prompt has fewer tokens
     with pytest.raises(SampleError) as caught:
         made.encode("x: ", "Yes")
+    assert caught.value.reason == "boundary"
+
+
+def test_paper_sees_a_token_of_the_prompt_that_the_normaliser_hides():
+    made = encoder("byte-level", "paper")
+    made.tokenizer.backend_tokenizer.normalizer = normalizers.Strip(left=False, right=True)
+    with pytest.raises(SampleError) as caught:
+        made.encode("What is it?", "Four.")
     assert caught.value.reason == "boundary"
 
 

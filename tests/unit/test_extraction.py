@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 import torch
 
-from layergrad.config import Study
+from layergrad.config import ExtractionSettings, RuntimeSettings, Study
 from layergrad.errors import UserError
 from layergrad.models import fetch
 from layergrad.models.encode import Encoded
 from layergrad.models.random import byte_tokenizer, random_model
 from layergrad.plan import Plan
 from layergrad.provenance import write_json
-from layergrad.spectra import extract, pair
+from layergrad.spectra import extract, pair, single
 from layergrad.spectra.extract import Extractor
 from layergrad.spectra.limits import Failed
 from layergrad.spectra.pair import extract_pair
@@ -448,3 +448,18 @@ def test_killed_with_minus_9_it_loses_the_batch_under_way_at_most(folder, monkey
     index = run(plan, rows(6))
     assert known >= 3 and counts == [24 - known]
     assert all(cell["samples"] == 6 for cell in index["cells"])
+
+
+def test_an_output_that_is_something_else_is_not_replaced(folder):
+    rows = '[{"instruction": "Hi", "output": "Yes"}]'
+    samples = Path("samples.json")
+    samples.write_text(rows)
+    Path("model").mkdir()
+    refused = single.single_study("model", samples, {}, ExtractionSettings(), RuntimeSettings())
+    with pytest.raises(UserError, match=r"samples\.json: is there already"):
+        single.extract_file(refused, samples)
+    assert samples.read_text() == rows
+    os.mkfifo("pipe")
+    with pytest.raises(UserError, match="pipe: is no ordinary file"):
+        write_table(pl.DataFrame(schema=FAILURES.schema), FAILURES, "pipe", {})
+    assert Path("pipe").is_fifo()

@@ -161,12 +161,18 @@ class Encoder:
                 "no_response_tokens",
                 f"the prompt takes {start} tokens, max_length is {self.max_length}",
             )
-        if not self._text(ids[:start]).startswith(self._text(head)):
+        supervised = self._added_text(ids[:start], ids[start:])
+        if supervised is None or not self._is_end(supervised, response):
             text = self._text(ids)[len(self._text(ids[:start])) :]
             raise SampleError(
                 "boundary", f"tokens of the prompt would be in the loss: {text[:60]!r}"
             )
         return encoded
+
+    def _is_end(self, text: str, response: str) -> bool:
+        """Whether a text is the response, or what follows a token that begins in the prompt."""
+        text, response = self._normalised(text), self._normalised(response)
+        return response.endswith((text, text.removeprefix(" ")))
 
     def _with_added(self, text: str) -> list[int]:
         """Return the tokens of a text with what the tokenizer adds, but for its end."""

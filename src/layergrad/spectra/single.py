@@ -26,6 +26,7 @@ from layergrad.errors import UserError
 from layergrad.models.fetch import fetch_model
 from layergrad.plan import Cell, Plan
 from layergrad.progress import say
+from layergrad.provenance import read_provenance
 from layergrad.revisions import commit_of
 from layergrad.spectra.examples import example
 from layergrad.spectra.pair import (
@@ -35,7 +36,7 @@ from layergrad.spectra.pair import (
     measure_missing,
     write_cells,
 )
-from layergrad.spectra.store import Store
+from layergrad.spectra.store import Store, failures_file
 from layergrad.spectra.tokens import tokenise
 
 RESPONSE, CONTROL = "given", "correct"
@@ -111,6 +112,7 @@ def extract_file(
     plan = Plan(study)
     model, dataset = plan.pairs[0]
     output = Path(output)
+    refuse_to_replace(output)
     rows = _rows(study, limit)
     store = Store(output.with_name(f".{output.stem}.parts"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,6 +143,16 @@ def extract_file(
         "checks": checks or None,
         "prompt": example(encoder, first)["printed"] if first else None,
     }
+
+
+def refuse_to_replace(output: Path) -> None:
+    """Refuse to write over a file that is no table of spectra, such as the samples themselves."""
+    for path in (output, failures_file(output)):
+        if path.exists() and not (path.is_file() and read_provenance(path)):
+            raise UserError(
+                f"{path}: is there already and was not written by layergrad; choose another "
+                "--output, or delete it"
+            )
 
 
 def _rows(study: Study, limit: int | None) -> pl.DataFrame:
