@@ -42,7 +42,7 @@ from layergrad.figures import (
 from layergrad.models.adapters import adapter_files, base_of
 from layergrad.models.files import is_adapter, model_files
 from layergrad.provenance import content_hash, files_hash, key, pointer_hash
-from layergrad.revisions import commit_of, content_behind, record_content
+from layergrad.revisions import content_behind, planned_commit, record_content
 
 # Raise when a change of code changes what the phase produces; tests ask for the first two.
 DATASET_VERSION = 2
@@ -410,7 +410,7 @@ def model_source(spec: ModelSpec) -> dict[str, Any]:
 
 def _weights_source(source: ModelSource) -> dict[str, Any]:
     if isinstance(source, HubModel):
-        commit = commit_of("models", source.id, source.revision)
+        commit = planned_commit("models", source.id, source.revision)
         return source.model_dump(mode="json") | {"revision": commit}
     if not isinstance(source, LocalModel):
         return source.model_dump(mode="json")
@@ -456,7 +456,7 @@ def dataset_source(spec: DatasetSpec) -> dict[str, Any]:
             # a local folder, here or known by its pointer
             source |= {"id": content_hash(spec.source.id), "revision": None}
         else:
-            commit = commit_of("datasets", spec.source.id, spec.source.revision)
+            commit = planned_commit("datasets", spec.source.id, spec.source.revision)
             source["revision"] = commit
         if spec.source.titles:
             source["titles"] = content_hash(spec.source.titles)

@@ -10,16 +10,24 @@ from __future__ import annotations
 import fcntl
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from layergrad.errors import UserError
+from layergrad.progress import say
 from layergrad.provenance import read_json, write_json
 
 LOCK = Path("revisions.lock.json")  # of the study's folder
 _GATE = Path(".layergrad/revisions.gate")
 Kind = Literal["models", "datasets"]
+
+
+_not_kept: dict[tuple[Path, Kind, str], str] = {}  # resolved, but the lock is not writable
+
+
+class LockNotWrittenError(UserError):
+    """The lock file could not be written: the folder may only be read, or the disk is full."""
 
 
 class Update(NamedTuple):
@@ -62,6 +70,23 @@ def commit_of(kind: Kind, repository: str, revision: str, record: bool = True) -
         return known
     commit = resolve(kind, repository, revision)
     return _record(kind, name, commit) if record else commit
+
+
+def planned_commit(kind: Kind, repository: str, revision: str) -> str:
+    """Return what :func:`commit_of` does; a lock that cannot be written is reported, once.
+
+    Planning needs no right to write: a project of somebody else can be looked at.
+    """
+    name = f"{repository}@{revision}"
+    place = (LOCK.absolute(), kind, name)
+    if place in _not_kept and name not in _read().get(kind, {}):
+        return _not_kept[place]
+    try:
+        return commit_of(kind, repository, revision)
+    except LockNotWrittenError as error:
+        commit = _not_kept[place] = commit_of(kind, repository, revision, record=False)
+        say(f"{error}; {name} is planned as commit {commit}, which is not kept")
+        return commit
 
 
 def update_lock() -> list[Update]:
@@ -130,10 +155,11 @@ def record_content(pointer: str, content: str) -> None:
     """Note which model content a folder holds that DVC knows by the hash `pointer`.
 
     DVC hashes all files of a folder, a model's key only those that are loaded; a clone that has the
-    pointer alone finds the key here.
+    pointer alone finds the key here. Where the lock cannot be written, the folder is still there.
     """
     if _read().get("folders", {}).get(pointer) != content:
-        _record("folders", pointer, content, replace=True)
+        with suppress(LockNotWrittenError):
+            _record("folders", pointer, content, replace=True)
 
 
 def content_behind(pointer: str) -> str | None:
@@ -150,10 +176,26 @@ def _read() -> dict[str, Any]:
     lock = read_json(LOCK)
     if not isinstance(lock, dict):
         raise UserError(
-            f"{LOCK}: cannot be read as JSON; restore it (`git checkout {LOCK}`), or settle the "
-            "conflict of a merge"
+            f"{LOCK}: cannot be read as a JSON object; restore it (`git checkout {LOCK}`), or "
+            "settle the conflict of a merge"
         )
+    for part, entries in lock.items():
+        _check_part(part, entries)
     return lock
+
+
+def _check_part(part: str, entries: Any) -> None:
+    restore = f"restore it (`git checkout {LOCK}`), or remove the entry to have it resolved anew"
+    if part not in ("models", "datasets", "folders") or not isinstance(entries, dict):
+        raise UserError(
+            f"{LOCK}: {part}: is none of the objects `models`, `datasets`, `folders`; {restore}"
+        )
+    for name, value in entries.items():
+        if part != "folders" and not re.fullmatch(r"[^@\s]+@\S+", name):
+            raise UserError(f"{LOCK}: {part}: {name!r} is no owner/name@revision; {restore}")
+        if not isinstance(value, str) or not (part == "folders" or is_commit(value)):
+            what = "no content of a folder" if part == "folders" else "no commit"
+            raise UserError(f"{LOCK}: {part}: {name}: {value!r} is {what}; {restore}")
 
 
 def _record(part: str, name: str, value: str, replace: bool = False) -> str:
@@ -163,7 +205,10 @@ def _record(part: str, name: str, value: str, replace: bool = False) -> str:
         entries = lock.setdefault(part, {})
         if replace or name not in entries:
             entries[name] = value
-            write_json(lock, LOCK)
+            try:
+                write_json(lock, LOCK)
+            except UserError as error:
+                raise LockNotWrittenError(str(error)) from error
         return entries[name]
 
 
@@ -174,7 +219,9 @@ def _alone() -> Iterator[None]:
         _GATE.parent.mkdir(exist_ok=True)
         gate = _GATE.open("w")
     except OSError as error:
-        raise UserError(f"{_GATE}: could not be written: {error.strerror}") from error
+        raise LockNotWrittenError(
+            f"{LOCK}: could not be written: {_GATE}: {error.strerror}"
+        ) from error
     with gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         yield

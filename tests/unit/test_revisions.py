@@ -108,6 +108,51 @@ def test_a_broken_lock_is_refused(hub):
         model_source(model())
 
 
+@pytest.mark.parametrize(
+    ("lock", "said"),
+    [
+        (5, "cannot be read as a JSON object"),
+        ([], "cannot be read as a JSON object"),
+        ({"models": []}, "models: is none of the objects"),
+        ({"datasets": "x"}, "datasets: is none of the objects"),
+        ({"model": {}}, "model: is none of the objects"),
+        ({"models": {"me/m@main": "zzz"}}, "models: me/m@main: 'zzz' is no commit"),
+        ({"models": {"me/m@main": OLD[:7]}}, "is no commit"),
+        ({"models": {"me/m@main": None}}, "models: me/m@main: None is no commit"),
+        ({"datasets": {"me/d@main": 3}}, "datasets: me/d@main: 3 is no commit"),
+        ({"models": {"me/m": OLD}}, "models: 'me/m' is no owner/name@revision"),
+        ({"folders": {"x": 1}}, "folders: x: 1 is no content of a folder"),
+    ],
+)
+def test_a_malformed_lock_is_named(hub, lock, said):
+    LOCK.write_text(json.dumps(lock))
+    for use in (lambda: plan().model_key("m"), revisions.update_lock):
+        with pytest.raises(UserError) as raised:
+            use()
+        assert str(raised.value).startswith("revisions.lock.json: ") and said in str(raised.value)
+        assert "git checkout" in str(raised.value)
+
+
+@pytest.mark.parametrize("blocked", ["gate", "lock"])
+def test_a_plan_needs_no_right_to_write_the_lock(hub, tmp_path, monkeypatch, capsys, blocked):
+    if blocked == "gate":
+        (tmp_path / ".layergrad").write_text("a file instead of a folder")
+    else:
+
+        def refuse(*arguments):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("layergrad.provenance.os.replace", refuse)
+    assert plan().model_source("m")["revision"] == OLD
+    move(hub, NEW)
+    assert plan().model_source("m")["revision"] == OLD  # within one plan nothing moves
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1 and f"me/m@main is planned as commit {OLD}" in warnings[0]
+    assert "revisions.lock.json: could not be written" in warnings[0] and not LOCK.exists()
+    with pytest.raises(UserError, match=r"revisions\.lock\.json: could not be written"):
+        fetch_model(model(), "k", tmp_path / "m.json")
+
+
 def test_processes_that_write_at_once_lose_no_entry(hub):
     names = [f"v{i}" for i in range(20)]
     for name in names:
