@@ -71,6 +71,7 @@ class Cost:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.absent: dict[str, str] = {}  # dataset -> why its cells cannot be known
+        self.absent_models: dict[str, str] = {}  # model -> the same
         self._tokens: dict[str, tuple[int, dict[str, float]]] = {}
 
     @cached_property
@@ -104,15 +105,27 @@ class Cost:
 
         A cell has failed if none of its samples could be measured.
         """
-        try:
-            file = Path(self.plan.cell_file(cell))
-        except UserError as error:
-            self.absent.setdefault(cell.dataset, str(error))
+        if self._is_absent(cell):
             return "missing", 0
+        file = Path(self.plan.cell_file(cell))
         if not file.exists():
             return "missing", 0
         failed = _rows(file.with_suffix(".failures.parquet"))
         return ("failed" if _rows(file) == 0 and failed else "done"), failed
+
+    def _is_absent(self, cell: Cell) -> bool:
+        """Tell whether the samples or the model of a cell cannot be read, and keep why."""
+        if cell.model not in self.absent_models:  # the hub is asked once
+            try:
+                self.plan.model_key(cell.model)
+            except UserError as error:
+                self.absent_models[cell.model] = str(error)
+        try:
+            self.plan.cell_samples_key(cell)
+        except UserError as error:
+            self.absent.setdefault(cell.dataset, str(error))
+            return True
+        return cell.model in self.absent_models
 
     def _equal_seconds(self, model: ModelSpec) -> float:
         """Return the cost of the slow responses cut to equal length; fast ones are seldom cut."""
@@ -207,7 +220,12 @@ def _notes(cost: Cost) -> list[str]:
     failed = sum(cells.failed_samples for cells in cost.models)
     if failed:
         notes.append(f"Samples that could not be measured, in done and failed cells: {failed}.")
-    if cost.absent:
-        notes.append(f"Data that cannot be read yet, of {len(cost.absent)} datasets:")
-        notes += [f"  {next(iter(cost.absent.values()))}"]
+    for what, kind, absent in (
+        ("Data", "dataset", cost.absent),
+        ("Weights", "model", cost.absent_models),
+    ):
+        if absent:
+            count = f"{len(absent)} {kind}{'s' * (len(absent) > 1)}"
+            notes.append(f"{what} that cannot be read yet, of {count}:")
+            notes.append(f"  {next(iter(absent.values()))}")
     return notes

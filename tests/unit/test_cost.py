@@ -105,6 +105,17 @@ def test_the_paper_is_estimated_without_its_data(tmp_path, monkeypatch):
     assert "Data that cannot be read yet, of 13 datasets" in describe_cost(cost)
 
 
+def test_a_fault_of_a_model_is_not_one_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = [{**MODEL, "name": n, "source": {"kind": "path", "path": f"no-{n}"}} for n in "ab"]
+    cost = Cost(plan(models=models, datasets=["knowledge"]))
+    text = describe_cost(cost)
+    assert "Weights that cannot be read yet, of 2 models:" in text and "no-a" in text
+    assert ("Data that" in text) == bool(cost.absent)
+    cost = Cost(plan(models=models[:1]))
+    assert "Weights that cannot be read yet, of 1 model:" in describe_cost(cost)
+
+
 def test_command_prints_cells_and_jobs(monkeypatch):
     monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(app, ["plan", "--study", "config/paper.yaml"], catch_exceptions=False)

@@ -54,7 +54,9 @@ def plan(study: Study = Path("config.yaml")) -> None:
     planned = plan_of(study)
     cost = Cost(planned)
     print(describe_cost(cost))
-    if not cost.absent:  # the cells can be told without the data, jobs need their content
+    if not (
+        cost.absent or cost.absent_models
+    ):  # the cells can be told without the data, jobs need their content
         print("", describe(planned), sep="\n")
 
 
