@@ -120,6 +120,50 @@ def test_weights_of_few_bits_are_refused_whatever_the_configuration_says(model, 
 
 
 @pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2]
+)
+@pytest.mark.parametrize("name", ["ln_1.bias", "c_attn.bias", "ln_f.bias", "ln_f.weight"])
+def test_no_parameter_of_another_kind_is_cast(tmp_path, name, dtype):
+    random_model("gpt2", {"n_layer": 1}, 0).save_pretrained(tmp_path)
+    change_tensors(
+        tmp_path, lambda t: {n: x.to(dtype) if n.endswith(name) else x for n, x in t.items()}
+    )
+    message = refusal(tmp_path)
+    assert name in message and "is stored as" in message
+
+
+def test_a_parameter_without_its_prefix_is_not_cast_either(tmp_path):
+    random_model("gpt2", {"n_layer": 1}, 0).save_pretrained(tmp_path)
+
+    def change(tensors):
+        for name, tensor in tensors.items():
+            name = name.removeprefix("transformer.")
+            yield name, tensor.int() if name.endswith("c_attn.bias") else tensor
+
+    change_tensors(tmp_path, change)
+    assert "h.0.attn.c_attn.bias is stored as I32" in refusal(tmp_path)
+
+
+def test_integers_that_are_no_parameters_raise_no_alarm(tmp_path):
+    random_model("gpt2", {"n_layer": 1}, 0).save_pretrained(tmp_path)
+    mask = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}
+    change_tensors(tmp_path, lambda tensors: tensors | mask)
+    load.load_model(tmp_path, "float32", "eager", CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_model.bin", "adapter_model-00001-of-2.bin"]
+)
+@pytest.mark.parametrize("beside_a_base", [True, False])
+def test_half_an_adapter_never_gives_the_bare_base(model, name, beside_a_base):
+    (model / name).write_bytes(b"x")
+    if not beside_a_base:
+        (model / "config.json").unlink()
+    message = refusal(model)
+    assert f"({name}) without adapter_config.json" in message and "remove" in message
+
+
+@pytest.mark.parametrize(
     "method",
     [
         "awq",
@@ -149,7 +193,9 @@ def test_every_other_place_that_says_quantised_is_read(model):
     assert "quantised (bitsandbytes" in refusal(model)
     change_config(model, quantization_config=None, compression_config={"quant_method": "x"})
     assert "quantised (x" in refusal(model)
-    change_config(model, compression_config=None)
+    change_config(model, compression_config=None, quantization_config={})
+    assert "says `quantization_config` of config.json" in refusal(model)
+    change_config(model, quantization_config=None)
     for name, settings, method in (
         ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, "FP8"),
         ("quantize_config.json", {"bits": 4}, "4 bits"),
@@ -193,6 +239,7 @@ def halve(path: Path) -> None:
         (WEIGHTS, lambda path: path.write_bytes(b""), "is empty"),
         (WEIGHTS, lambda path: path.write_bytes(b"x" * 1000), "broken or cut short"),
         (WEIGHTS, Path.unlink, "holds no weights"),
+        (WEIGHTS, lambda path: [path.unlink(), path.mkdir()], "could not be read: Is a directory"),
         ("config.json", pointer, "Git LFS pointer"),
         ("config.json", halve, "is not valid JSON"),
         ("config.json", lambda path: path.write_bytes(b""), "is empty"),
@@ -214,10 +261,14 @@ def test_a_broken_file_is_named(model, name, spoil, said):
         ({"model_type": "evil", "auto_map": {"AutoConfig": "a.B"}}, "which is never run"),
         ({"model_type": "t5"}, "t5 is no causal language model"),
         ({"model_type": None}, "names no `model_type`"),
+        ({"model_type": ["llama"]}, "`model_type` is ['llama'], not the name"),
+        ({"model_type": 3}, "`model_type` is 3, not the name"),
         ({"hidden_size": "many"}, "is no configuration of llama"),
         ({"num_attention_heads": 0}, "is no configuration of llama"),
         ({"rope_scaling": {"rope_type": "nonsense"}}, "could not be loaded"),
         ({"transformers_weights": "../elsewhere.safetensors"}, "names no file of the folder"),
+        ({"transformers_weights": "a.safetensors"}, "a.safetensors, which `transformers_weights`"),
+        ({"transformers_weights": "a.index.json"}, "a.index.json, which `transformers_weights`"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_explained(model, settings, said):

@@ -103,10 +103,31 @@ def refuse_quantised_tensors(folder: str | Path, tensors: dict[str, Stored]) -> 
             )
 
 
+def refuse_not_floating(where: Any, tensors: dict[str, Stored]) -> None:
+    """Refuse tensors of a training's result that are no floating-point numbers of 16 bits or more.
+
+    Parameters
+    ----------
+    where
+        What holds them, for the message.
+    tensors
+        Those that become parameters, by name.
+    """
+    for name, stored in tensors.items():
+        if stored.dtype not in FLOATS:
+            raise UserError(
+                f"{where}: {name} is stored as {stored.dtype}, which holds no trained parameters: "
+                "it was quantised or damaged; give a checkpoint in floating-point numbers"
+            )
+
+
 def _quantisation(config: dict[str, Any], where: str) -> tuple[str, str] | None:
     """Find an entry on quantisation, also in the configuration of a part of the model."""
     for entry, value in config.items():
-        if entry in _QUANTISATION_ENTRIES and value:
+        # transformers takes even an empty `quantization_config` for one
+        if entry in _QUANTISATION_ENTRIES and (
+            value or (entry == "quantization_config" and value is not None)
+        ):
             return f"`{entry}` of {where}", _method(value)
         if isinstance(value, dict):
             found = _quantisation(value, where)

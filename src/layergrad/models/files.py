@@ -1,8 +1,8 @@
 """Which files of a folder are the model: those that are loaded, and no other.
 
 They decide the model's key, are fetched, counted and checksummed, and are all that transformers
-gets to see (:func:`view`). A README, a second copy of the weights, the state of an optimizer or an
-adapter that lies beside a model change nothing.
+gets to see (:func:`view`). A README, a second copy of the weights or the state of an optimizer
+beside a model changes nothing; an adapter is merged with the model, or refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_ANY_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 # Any of these holds a vocabulary; without one transformers makes up an empty tokenizer.
 VOCABULARY = (
     "tokenizer.json",
@@ -95,9 +96,11 @@ def weight_files(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check the path")
+    _refuse_half_adapter(folder)
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: is no model folder (there is no {CONFIG} in it)")
-    first = read_object(folder / CONFIG).get("transformers_weights") or WEIGHTS
+    named = read_object(folder / CONFIG).get("transformers_weights")
+    first = named or WEIGHTS
     if not isinstance(first, str) or not _stays_inside(first):
         raise UserError(f"{folder / CONFIG}: `transformers_weights` names no file of the folder")
     if not first.endswith(".index.json"):
@@ -105,6 +108,11 @@ def weight_files(folder: str | Path) -> list[str]:
             return [first]
         first = INDEX
     if not (folder / first).exists():
+        if named:
+            raise UserError(
+                f"{folder}: {named}, which `transformers_weights` of {CONFIG} names, is absent: "
+                "fetch the model again, or correct that entry"
+            )
         raise UserError(f"{folder}: {_why_no_weights(folder)}")
     shards = indexed_files(folder / first)
     absent = [shard for shard in shards if not (folder / shard).exists()]
@@ -166,12 +174,16 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def refuse_pointer(path: Path) -> None:
     """Refuse a file that only says where Git LFS keeps the real one."""
-    with open(path, "rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise UserError(
-                f"{path}: is a Git LFS pointer instead of the file: run `git lfs pull` in the "
-                "model's folder"
-            )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(40)
+    except OSError as error:
+        raise UserError(f"{path}: could not be read: {error.strerror}") from None
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{path}: is a Git LFS pointer instead of the file: run `git lfs pull` in the "
+            "model's folder"
+        )
 
 
 @contextmanager
@@ -192,6 +204,17 @@ def view(folder: str | Path, names: list[str]) -> Iterator[Path]:
 def _near(folder: Path) -> list[Path]:
     """Return what lies in a folder and in the folder of chat templates."""
     return [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*.jinja")]
+
+
+def _refuse_half_adapter(folder: Path) -> None:
+    """Refuse weights of an adapter without its settings: without them the bare base is loaded."""
+    held = [name.name for name in folder.iterdir() if matches(name.name, _ANY_ADAPTER_WEIGHTS)]
+    if held and not is_adapter(folder):
+        raise UserError(
+            f"{folder}: holds the weights of an adapter ({min(held)}) without {ADAPTER_CONFIG}: "
+            f"copy {ADAPTER_CONFIG} from where the adapter comes from, or, to measure the model "
+            f"without the adapter, remove {min(held)}"
+        )
 
 
 def _stays_inside(name: str) -> bool:

@@ -30,6 +30,7 @@ from layergrad.models.files import (
 from layergrad.models.loaded import (
     language_part,
     refuse_incomplete,
+    refuse_integer_parameters,
     refuse_not_finite,
     refuse_unplaced,
 )
@@ -151,9 +152,11 @@ def load_weights(
             raise
         except Exception as error:
             raise UserError(f"{folder}: {_why_not_loaded(error, attention)}") from error
+    unused = info["unexpected_keys"]
     if type(model.config) is not type(config):  # the language part alone of a larger model
-        info["unexpected_keys"] = language_part(info["unexpected_keys"])
+        info["unexpected_keys"] = language_part(unused)
     refuse_incomplete(folder, model, info)
+    refuse_integer_parameters(folder, model, tensors, unused)
     refuse_unplaced(folder, model, device)
     refuse_not_finite(folder, model)
     return model.requires_grad_(False).eval()
@@ -167,6 +170,11 @@ def _read_config(folder: str | Path, files: Path) -> PretrainedConfig:
     kind = settings.get("model_type")
     if kind is None:
         raise UserError(f"{Path(folder, CONFIG)}: names no `model_type`: is it a model's?")
+    if not isinstance(kind, str):
+        raise UserError(
+            f"{Path(folder, CONFIG)}: `model_type` is {str(kind)[:80]}, not the name of an "
+            "architecture: fetch the model again"
+        )
     if kind not in CONFIG_MAPPING:
         if settings.get("auto_map"):
             raise UserError(

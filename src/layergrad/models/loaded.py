@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from layergrad.errors import UserError
+from layergrad.models.checkpoint import FLOATS, Stored, refuse_not_floating
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,41 @@ def _advice(held: list[str], wanted: list[str]) -> str:
         "Weights that are missing would be random, weights that are left out would not be "
         "measured: give the checkpoint and the config.json that belong together"
     )
+
+
+def refuse_integer_parameters(
+    where: Any, model: PreTrainedModel, tensors: dict[str, Stored], unused: Iterable[str]
+) -> None:
+    """Refuse parameters stored as integers, truth values or complex numbers: loading casts them.
+
+    Parameters
+    ----------
+    where
+        What was loaded, for the message.
+    model
+        The model that was loaded.
+    tensors
+        What the checkpoint holds.
+    unused
+        Names of those that were not loaded.
+    """
+    parameters = {_last_two(name) for name, _ in model.named_parameters()}
+    buffers = {_last_two(n) for n, b in model.named_buffers() if not b.is_floating_point()}
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+
+    def is_parameter(name: str) -> bool:
+        end = _last_two(name)  # prefixes of the checkpoint and of the model differ
+        if end in parameters:
+            return True
+        dropped = name in unused or any(re.search(pattern, name) for pattern in ignored)
+        return not dropped and end not in buffers
+
+    odd = {name: stored for name, stored in tensors.items() if stored.dtype not in FLOATS}
+    refuse_not_floating(where, {n: stored for n, stored in odd.items() if is_parameter(n)})
+
+
+def _last_two(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
 
 
 def refuse_not_finite(where: Any, model: PreTrainedModel) -> None:
