@@ -145,9 +145,19 @@ def test_other_adapters_are_refused_by_name(adapter, tmp_path, settings):
 
 @pytest.mark.parametrize(
     ("named", "said"),
-    [(None, "names no `base_model_name_or_path`"), ("/nowhere/x", "is no folder here")],
+    [
+        (None, "names no `base_model_name_or_path`"),
+        ("/nowhere/x", "is no folder here"),
+        ("base", "is no folder here"),
+        ("./base", "is no folder here"),
+        ("a/b/c", "is no folder here"),
+        ("my base/x y", "is no folder here"),
+        ("$UNSET/x", "is no folder here"),
+        ("~nobody-of-this-name/x", "is no folder here"),
+    ],
 )
-def test_a_base_that_is_not_there_is_asked_for(adapter, tmp_path, named, said):
+def test_a_base_that_is_not_there_is_asked_for(adapter, tmp_path, named, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is a folder `base`, which does not count
     change(adapter, base_model_name_or_path=named)
     assert said in refusal(adapter, tmp_path)
 
@@ -166,6 +176,50 @@ def test_broken_adapters_are_refused(adapter, tmp_path):
 def test_the_base_of_an_adapter_is_found_on_the_hub(adapter):
     change(adapter, base_model_name_or_path="me/base", revision=None)
     assert adapters.base_of(adapter) == HubModel(id="me/base", revision="main")
+    change(adapter, revision="a b")
+    with pytest.raises(UserError, match="`revision` is 'a b', no branch"):
+        adapters.base_of(adapter)
+
+
+def test_a_base_does_not_depend_on_where_one_stands(base, adapter, tmp_path, monkeypatch):
+    change(adapter, base_model_name_or_path="me/base")
+    shutil.copytree(base, tmp_path / "me/base")
+    monkeypatch.chdir(tmp_path)
+    assert adapters.base_of(adapter) == HubModel(id="me/base", revision="main")
+    for named, folder in (
+        ("../base", base),
+        (str(base), base),
+        ("$SHELF/base", base),
+        ("~/base", base),
+        ("own", adapter / "own"),
+        ("./own", adapter / "own"),
+    ):
+        shutil.copytree(base, adapter / "own", dirs_exist_ok=True)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("SHELF", str(tmp_path))
+        change(adapter, base_model_name_or_path=named)
+        for place in (tmp_path, base):
+            monkeypatch.chdir(place)
+            found = adapters.base_of(adapter)
+            assert isinstance(found, LocalModel) and found.folder.samefile(folder)
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
+)
+def test_an_adapter_that_is_no_floating_point_is_refused(adapter, tmp_path, dtype):
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = max(tensors)
+    save_file(tensors | {name: tensors[name].to(dtype)}, file)
+    assert f"{name} is stored as" in refusal(adapter, tmp_path)
+
+
+def test_the_base_that_is_used_is_named(base, adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    refusal(adapter, tmp_path)
+    assert f"merging the adapter {adapter} with its base {base}" in capsys.readouterr().err
 
 
 def test_adapter_and_base_decide_the_key(base, adapter):

@@ -6,6 +6,8 @@ wherever it is measured; an adapter is never applied while a model is loaded.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -14,12 +16,13 @@ from typing import Any
 
 from layergrad.config import HubModel, LocalModel
 from layergrad.errors import UserError
-from layergrad.models.checkpoint import header_of
+from layergrad.models.checkpoint import header_of, refuse_not_floating
 from layergrad.models.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     VOCABULARY,
     has_weights,
+    is_adapter,
     matches,
     read_object,
     tokenizer_files,
@@ -76,7 +79,11 @@ def adapter_files(folder: str | Path) -> list[str]:
 
 
 def base_of(folder: str | Path) -> LocalModel | HubModel:
-    """Return where the base of an adapter is: in its own folder, another one, or on the hub."""
+    """Return where the base of an adapter is: in its own folder, another one, or on the hub.
+
+    ``owner/name`` is a hub id, never a folder; any other relative path is seen from the adapter's
+    folder. So an adapter has the same base wherever one stands.
+    """
     folder = Path(folder)
     if has_weights(folder):
         return LocalModel(path=str(folder))
@@ -87,17 +94,19 @@ def base_of(folder: str | Path) -> LocalModel | HubModel:
             f"{folder / ADAPTER_CONFIG}: names no `base_model_name_or_path`: write there the "
             f"folder or hub id of the model that the adapter belongs to, {BY_HAND}"
         )
-    base = LocalModel(path=named)
-    if base.folder.is_dir():
-        if Path(base.folder, ADAPTER_CONFIG).exists():
-            raise UserError(f"{folder}: its base {named} holds an adapter itself: merge that first")
-        return base
-    if named.count("/") != 1 or named.startswith((".", "/", "~", "$")):
+    if re.fullmatch(r"[\w-][^/\s]*/[^/\s]+", named):
+        return HubModel(id=named, revision=_revision(folder, settings))
+    # unlike Path.expanduser, leaves a user that is not here as it is
+    base = folder / os.path.expanduser(os.path.expandvars(named))  # noqa: PTH111
+    if not base.is_dir():
         raise UserError(
-            f"{folder}: holds an adapter, whose base {named} is no folder here: correct "
-            f"`base_model_name_or_path` in its {ADAPTER_CONFIG}, {BY_HAND}"
+            f"{folder}: holds an adapter, whose base {base} is no folder here: write the absolute "
+            f"path or the hub id (owner/name) of the base as `base_model_name_or_path` in its "
+            f"{ADAPTER_CONFIG}, {BY_HAND}"
         )
-    return HubModel(id=named, revision=settings.get("revision") or "main")
+    if is_adapter(base):
+        raise UserError(f"{folder}: its base {base} holds an adapter itself: merge that first")
+    return LocalModel(path=str(base))
 
 
 def merge_adapter(folder: str | Path, base: str | Path, target: Path) -> dict[str, Any]:
@@ -128,6 +137,7 @@ def merge_adapter(folder: str | Path, base: str | Path, target: Path) -> dict[st
     from layergrad.models.load import load_weights
 
     held = dict(header_of(Path(folder, ADAPTER_WEIGHTS)))  # refuses a broken file
+    refuse_not_floating(folder, held)
     model = load_weights(base, "float32", "eager", torch.device("cpu"))
     _refuse_tied(folder, held, getattr(model, "all_tied_weights_keys", {}))
     try:
@@ -144,6 +154,16 @@ def merge_adapter(folder: str | Path, base: str | Path, target: Path) -> dict[st
         ) from error
     _copy_tokenizer(Path(folder), Path(base), target)
     return {"adapter": str(folder), "base": str(base), "merged_by": f"peft {peft.__version__}"}
+
+
+def _revision(folder: Path, settings: dict[str, Any]) -> str:
+    revision = settings.get("revision") or "main"
+    if not isinstance(revision, str) or not re.fullmatch(r"\S+", revision):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: `revision` is {revision!r}, no branch, tag or commit of "
+            "the base"
+        )
+    return revision
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:

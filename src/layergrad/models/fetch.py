@@ -117,6 +117,8 @@ def _merge(adapter: Path, target: Path) -> dict[str, Any]:
     """Merge a LoRA adapter with its base, which is fetched if it is on the hub."""
     adapter_files(adapter)  # refuses what cannot be merged, before a base is fetched
     base = base_of(adapter)
+    where = base.folder if isinstance(base, LocalModel) else f"{base.id}@{base.revision}"
+    say(f"merging the adapter {adapter} with its base {where}")
     if isinstance(base, LocalModel):
         return merge_adapter(adapter, base.folder, target)
     commit = commit_of("models", base.id, base.revision)
