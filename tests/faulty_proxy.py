@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FaultyProxy:
     """Answers requests in turn by `faults`: a status, ``slow``, ``cut`` or ``ok``; then all ok.
 
-    `reply` gives the text for a prompt, or status and body of the whole reply.
+    `reply` gives the text for a prompt, or status and body (bytes as they are) of the whole reply.
 
     `asked` lists the body of every request that came, `answered` of those that got an answer.
     """
@@ -90,7 +90,7 @@ class FaultyProxy:
                     self.send(status, reply)
 
             def send(self, status, reply):
-                data = json.dumps(reply).encode()
+                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 self.send_response(status)
                 if status == 429:
                     self.send_header("Retry-After", "0.05")

@@ -162,9 +162,14 @@ def test_a_cell_that_is_no_text_leaves_its_row_out(monkeypatch, mapping, column,
         ("comve", {"label": -1}, None),
         ("creak", {"label": "perhaps"}, None),
         ("aqua", {"correct": "F"}, None),
+        ("aqua", {"options": ["21", "22"]}, None),
+        ("aqua", {"options": ["A)21", "C)22", "B)23"]}, None),
+        ("aqua", {"options": ["A)21", "A)22"]}, None),
+        ("aqua", {"options": ["(A) 21", "(B) 22"]}, "(A)"),
         ("gsm8k", {"answer": "no mark"}, None),
         ("gsm8k", {"answer": "worked #### "}, None),
         ("gsm8k", {"answer": "#### 5"}, None),
+        ("gsm8k", {"answer": 4}, None),
     ],
 )
 def test_labels_are_read_or_refused(monkeypatch, mapping, cell, answer):
@@ -175,6 +180,25 @@ def test_labels_are_read_or_refused(monkeypatch, mapping, cell, answer):
     found = load_hub("d", HubDataSource(id="o/n", revision="0" * 40, mapping=mapping))
     answers = [sample.answer for sample in found.samples if sample.row == 0]
     assert answers == ([answer] if answer else [])
+
+
+@pytest.mark.parametrize("value", [4, 0, True, b"x", 10**30])
+@pytest.mark.parametrize(("mapping", "column"), [(m, c) for m, row in WHOLE.items() for c in row])
+def test_a_cell_of_any_type_is_read_or_counted(monkeypatch, mapping, column, value):
+    import datasets
+
+    rows = [WHOLE[mapping], {**WHOLE[mapping], column: value}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    found = load_hub("d", HubDataSource(id="o/n", revision="0" * 40, mapping=mapping))
+    assert len(found.samples) + sum(found.refused.values()) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_empty_file_is_a_message(tmp_path, streaming):
+    where = folder(tmp_path, [])
+    source = HubDataSource(id=where, config="main", mapping="gsm8k", streaming=streaming)
+    with pytest.raises(UserError, match=r"d: .*holds no rows"):
+        load_hub("d", source)
 
 
 def test_nulls_of_a_folder_are_counted(tmp_path):

@@ -244,7 +244,10 @@ def test_files_that_disagree_are_refused_by_row(tmp_path, other, message):
         ({"instruction": "a", "output": None}, r"row 5: 'output' is null"),
         ({"instruction": "a", "output": ["b"]}, r"row 5: 'output' is a list"),
         ({"instruction": "a", "output": "b", "input": ["c"]}, r"row 5: 'input' is a list"),
-        ("text", r"row 5: is text, not an object"),
+        (
+            "text",
+            r"row 5: a row must be an object with columns 'instruction' and 'output', not a text",
+        ),
     ],
 )
 def test_malformed_rows_are_named(tmp_path, row, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 
@@ -308,6 +309,86 @@ def test_a_row_whose_instruction_is_bad_is_left_out_of_all_files(tmp_path, moved
         assert sum(pool.refused.values()) == 1
         with pytest.raises(UserError, match="'instruction' is null"):
             load_files("d", FilesSource(responses=paths))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (["q 1", "q 2", "z 3"], ["z 3", "? 1", "q 2"], {"z": "3"}),
+        (["? 1", "q 2", "z 3"], ["z 3", "q 1", "q 2"], {"z": "3"}),
+        (["q 1", "q 2", "? 3", "z 4"], ["z 4", "q 1", "? 2", "q 3"], {"z": "4"}),
+        (["q 1", "q 2", "z 3", "y 4"], ["? 4", "z 3", "q 1", "q 2"], {"q": "12", "z": "3"}),
+    ],
+)
+def test_repeated_instructions_are_never_paired_by_guess(tmp_path, first, second, kept):
+    def file(name, entries):
+        items = [entry.split() for entry in entries]
+        rows = [{"instruction": None if i == "?" else i, "output": text} for i, text in items]
+        return str(written(tmp_path / name, json.dumps(rows)))
+
+    paths = {"none": file("a.json", first), "detailed": file("b.json", second)}
+    pool = load_files("d", FilesSource(responses=paths, bad_rows="skip"))
+    assert all(len(set(sample.responses.values())) == 1 for sample in pool.samples)
+    found = {}
+    for sample in pool.samples:
+        found[sample.instruction] = found.get(sample.instruction, "") + sample.responses["none"]
+    assert found == kept
+    assert len(pool.samples) + sum(pool.refused.values()) == len(first)
+    # the same holds for a file that adds a response
+    source = FilesSource(responses={"none": paths["none"]}, bad_rows="skip")
+    added = {"detailed": paths["detailed"]}
+    spec = DatasetSpec(name="d", source=source, responses=["none", "detailed"], added=added)
+    pool = load_pool(spec)
+    assert {sample.instruction for sample in pool.samples} == set(kept)
+    assert all(len(set(sample.responses.values())) == 1 for sample in pool.samples)
+    assert len(pool.samples) + sum(pool.refused.values()) == len(first)
+
+
+def test_a_bad_line_of_a_second_file_in_another_order_is_named(tmp_path):
+    lines = [f'{{"instruction": "q{i}", "output": "a"}}' for i in range(3)]
+    first = str(written(tmp_path / "a.jsonl", "\n".join(lines)))
+    second = str(written(tmp_path / "b.jsonl", "\n".join([lines[2], "{torn", lines[0]])))
+    whole = FilesSource(responses={"none": first, "detailed": second}, bad_rows="skip")
+    half = FilesSource(responses={"none": first}, bad_rows="skip")
+    spec = {"name": "d", "responses": ["none", "detailed"]}
+    for pool in (
+        load_files("d", whole),
+        load_pool(DatasetSpec(**spec, source=half, added={"detailed": second})),
+    ):
+        assert [sample.instruction for sample in pool.samples] == ["q0", "q2"]
+        ((reason, place),) = pool.first_refused.items()
+        assert "not valid JSON" in reason
+        assert place == f"{second}, line 2"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(GOOD.encode()), r"is compressed \(gzip\): decompress it"),
+        (b"\x28\xb5\x2f\xfd..", r"is compressed \(zstd\): decompress it"),
+        (b"PAR1..", "is a Parquet file"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(tmp_path, content, message):
+    for name in ("a.json", "a.jsonl"):
+        with pytest.raises(UserError, match=message):
+            texts(written(tmp_path / name, content))
+    with pytest.raises(UserError, match="decompress it"):
+        texts(written(tmp_path / "a.jsonl.gz", content))
+
+
+def test_joined_files_may_each_begin_with_a_byte_order_mark(tmp_path):
+    content = f"{GOOD}\n".encode("utf-8-sig") * 2 + "\ufeff\n".encode()
+    assert texts(written(tmp_path / "a.jsonl", content)) == [("q", "a")] * 2
+
+
+@pytest.mark.parametrize("row", ["5", "null", "1.5", '"text"', "[]"])
+def test_a_row_that_is_no_object_is_named(tmp_path, row):
+    message = "a row must be an object with columns 'instruction' and 'output', not "
+    with pytest.raises(UserError, match=f"line 2: {message}"):
+        texts(written(tmp_path / "a.jsonl", f"{GOOD}\n{row}"))
+    with pytest.raises(UserError, match=f"row 2: {message}"):
+        texts(written(tmp_path / "a.json", f"[{GOOD}, {row}]"))
 
 
 def test_lines_and_rows_of_any_fault_are_skipped(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,8 +294,14 @@ def test_an_empty_answer_is_asked_again_then_that_questions_state(tmp_path, cont
 
 def test_thinking_that_leaves_no_token_is_not_paid_for_again(tmp_path):
     with FaultyProxy(reply=lambda _: whole("", finish="length")) as proxy:
-        counts, _ = teacher.teach(settings(proxy), samples(1), tmp_path / "d.jsonl")
-    assert (counts["empty"], counts["requests"]) == (1, 1)
+        asked, output = settings(proxy), tmp_path / "d.jsonl"
+        counts, problem = teacher.teach(asked, samples(1), output)
+    assert (counts["exhausted"], counts["requests"]) == (1, 1)
+    assert "no answer can be written: 1 exhausted; the token limit was reached" in problem
+    with teacher.opened_store(teacher.store_of(output)) as stored:
+        (told,) = teacher.told_states(asked, samples(1), stored)
+    assert told.startswith("exhausted: row 1, 'q0': the token limit was reached")
+    assert "raise teacher.max_tokens" in told
 
 
 REFUSALS = [
@@ -302,6 +309,7 @@ REFUSALS = [
     refusal(400, "Invalid prompt: flagged as potentially violating", "invalid_prompt"),
     refusal(403, "requires moderation and your input was flagged"),
     refusal(400, "Content Exists Risk", "invalid_request_error"),
+    refusal(400, "Your input was flagged: 'the temperature of a bomb', moderation"),
     refusal(400, "This model's maximum context length is 10 tokens", "context_length_exceeded"),
     refusal(200, "filtered", "content_filter"),
     whole("Half an ans", finish="content_filter"),
@@ -317,12 +325,77 @@ def test_a_refused_question_is_its_state_and_the_others_go_on(tmp_path, reply):
         asked = settings(proxy, concurrency=1)
         for again, requests in [((), 4), ((), 0), (("refused",), 1)]:
             counts, problem = teacher.teach(asked, samples(4), output, again)
-            found = (counts["refused"], counts["right"], counts["requests"], problem)
-            assert found == (1, 3, requests, None)
+            found = (counts["refused"], counts["right"], counts["requests"])
+            assert found == (1, 3, requests)
+            assert (problem is None) == (again == ())  # then nothing else was asked
     assert [row["instruction"] for row in lines(output)] == ["q0", "q2", "q3"]
     with teacher.opened_store(teacher.store_of(output)) as stored:
         (told,) = teacher.told_states(asked, samples(4), stored)
     assert told.startswith("refused: row 2, 'q1': ")
+
+
+WINDOW = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 1024. This model's maximum context "
+    "length is {} tokens and your request has 900 input tokens"
+)
+SETTINGS_AT_FAULT = [
+    refusal(400, WINDOW.format(1000)),
+    refusal(
+        400,
+        "This model's maximum context length is 1000 tokens. However, you requested 1044 tokens "
+        "(20 in the messages, 1024 in the completion).",
+        "context_length_exceeded",
+    ),
+    refusal(400, "temperature must be at most 2; see our content policy"),
+    refusal(400, "'seed' is not supported. Read about moderation in the manual."),
+    refusal(422, "Unrecognized request argument supplied: content_filter"),
+    (400, {"error": {"message": "Bad value, see the content policy", "param": "top_p"}}),
+    (400, {"object": "error", "message": WINDOW.format(1024), "param": None, "code": 400}),
+]
+
+
+@pytest.mark.parametrize("reply", SETTINGS_AT_FAULT)
+def test_a_wrong_setting_is_no_refused_question(tmp_path, reply):
+    output = tmp_path / "d.jsonl"
+    with FaultyProxy(reply=lambda _: reply) as proxy:
+        with pytest.raises(UserError, match="refuses the request"):
+            teacher.teach(settings(proxy, concurrency=1), samples(3), output)
+        assert len(proxy.asked) == 1
+    assert teacher.store_of(output).read_bytes() == b""
+
+
+def test_a_question_too_long_beside_its_answer_is_its_state(tmp_path):
+    reply = refusal(400, WINDOW.format(1025))
+    with FaultyProxy(reply=lambda q: reply if q == "q1" else f"Yes.{END}") as proxy:
+        counts, problem = teacher.teach(settings(proxy), samples(3), tmp_path / "d.jsonl")
+    assert (counts["refused"], counts["right"], problem) == (1, 2, None)
+
+
+def test_a_run_of_refusals_alone_is_a_problem(tmp_path):
+    with FaultyProxy(reply=lambda _: refusal(400, "flagged")) as proxy:
+        _, problem = teacher.teach(settings(proxy), samples(3), tmp_path / "d.jsonl")
+    assert "every question that was asked was refused (3): " in problem
+    assert "flagged" in problem
+
+
+DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ((200, b'{"choices":' + DEEP), "the reply holds no answer: it is nested too deeply"),
+        ((200, b" <!doctype html><p>Log in"), "the reply is a page in HTML.*teacher.base_url"),
+        ((200, b"Bad gateway"), "the reply holds no answer: it is no JSON: 'Bad gateway'"),
+        ((200, b"\xff"), "the reply holds no answer: it is no JSON"),
+    ],
+)
+def test_a_reply_that_cannot_be_read_is_a_message(tmp_path, reply, message):
+    with FaultyProxy(reply=lambda _: reply) as proxy:
+        asked = settings(proxy, attempts=1)
+        counts, problem = teacher.teach(asked, samples(1), tmp_path / "d.jsonl")
+    assert counts["missing"] == 1
+    assert re.search(message, problem)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +457,9 @@ def test_the_latest_of_several_answers_counts(tmp_path):
     assert "Later." in [row["output"] for row in lines(output)]
 
 
-@pytest.mark.parametrize("line", ["{}", "5", "nonsense", "\xff", '{"key": "a", "output": null}'])
+@pytest.mark.parametrize(
+    "line", ["{}", "5", "nonsense", "\xff", '{"key": "a", "output": null}', "[" * 200_000]
+)
 def test_a_line_that_is_no_answer_is_named(tmp_path, line):
     store = tmp_path / "d.answers.jsonl"
     store.write_bytes(b'{"key": "a", "output": "b"}\n' + line.encode("latin-1") + b"\n")
@@ -451,9 +526,17 @@ def test_command_names_refused_questions_and_asks_again_if_told(tmp_path):
     with FaultyProxy(reply=lambda _: refusal(400, "no", "content_filter")) as proxy:
         arguments = ["teach", "--study", str(config(tmp_path, proxy)), "--dataset", "taught"]
         arguments += ["--output", str(tmp_path / "taught.jsonl"), "--samples", "1"]
+        asked_before = 0
         for more, asked in [([], 1), ([], 1), (["--again", "refused"], 2)]:
-            done = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
-            assert done.exit_code == 0
+            done = CliRunner().invoke(app, [*arguments, *more])
+            assert done.exit_code == 1
+            told = (
+                "no answer can be written: 1 refused"
+                if asked == asked_before
+                else "was refused (1)"
+            )
+            assert told in str(done.exception)
+            asked_before = asked
             assert "taught: refused: row" in done.output
             assert "1 refused" in done.output
             assert len(proxy.asked) == asked

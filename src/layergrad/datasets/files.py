@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,16 @@ from layergrad.datasets.values import BadRowError, holds_integers_with_gaps, kin
 from layergrad.errors import UserError
 
 SUFFIXES = {".json", ".jsonl", ".ndjson", ".parquet"}
+COMPRESSED_SUFFIXES = {".gz", ".zst", ".bz2", ".xz", ".zip"}
+# How files begin that are no text, and what they are.
+_BINARY = {
+    b"\x1f\x8b": "is compressed (gzip): decompress it",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd): decompress it",
+    b"BZh": "is compressed (bzip2): decompress it",
+    b"\xfd7zXZ\0": "is compressed (xz): decompress it",
+    b"PK\x03\x04": "is compressed (zip): decompress it",
+    b"PAR1": "is a Parquet file: let its name end in .parquet",
+}
 Place = str  # of a row in its file: "row 3", "line 3"
 
 
@@ -130,13 +140,16 @@ def matched(
 
     Rows match by position where both files have the same instructions in the same order, else by
     the instruction and, for an instruction that is repeated, by its occurrence. A row whose
-    instruction cannot be read, and which is left out, may stand for any.
+    instruction cannot be read, and which is left out, may stand for any; so where it may be an
+    occurrence of a repeated instruction, all occurrences are left out.
     """
     if len(reference) == len(entries) and all(
         None in (one.instruction, other.instruction) or one.instruction == other.instruction
         for one, other in zip(reference, entries, strict=True)
     ):
         return entries
+    hidden = [entry for entry in [*entries, *reference] if entry.instruction is None]
+    uncertain = uncertain_repeats(occurrences(reference), occurrences(entries))
     found: dict[str | None, list[Entry]] = defaultdict(list)
     for entry in reversed(entries):
         found[entry.instruction].append(entry)
@@ -144,11 +157,16 @@ def matched(
     for wanted in reference:
         if wanted.instruction is None:
             in_order.append(wanted)
+        elif wanted.instruction in uncertain:
+            in_order.append(Entry("", None, "", uncertain_fault(hidden[0].fault)))
         elif found[wanted.instruction]:
             in_order.append(found[wanted.instruction].pop())
         elif found[None]:
-            reason = "there is no readable row for its instruction in another file of the dataset"
-            in_order.append(Entry("", None, "", Fault(reason, f"{first}, {wanted.place}")))
+            in_order.append(Entry("", None, "", unreadable_fault(hidden[0].fault)))
+            # each stands for one row; the last is named for all that are missing beyond them
+            if len(found[None]) > 1:
+                found[None].pop()
+                hidden.pop(0)
         else:
             raise UserError(
                 f"{path}: has no row for the instruction of {first}, {wanted.place}: "
@@ -158,13 +176,48 @@ def matched(
     if any(wanted.instruction is None for wanted in reference):
         return in_order  # the rows left over may belong to those that are left out
     for entry in entries:
-        if entry.instruction is not None and entry in found[entry.instruction]:
+        if entry.instruction in {None, *uncertain}:
+            continue
+        if entry in found[entry.instruction]:
             raise UserError(
                 f"{path}, {entry.place}: {first} has no row for this instruction: "
                 f"{_short(entry.instruction)}; the files of one dataset must hold the same "
                 "instructions"
             )
     return in_order
+
+
+def occurrences(entries: list[Entry]) -> Counter[str | None]:
+    """Return how often each instruction stands in a file; None: those that cannot be read."""
+    return Counter(entry.instruction for entry in entries)
+
+
+def uncertain_repeats(one: Counter[str | None], other: Counter[str | None]) -> set[str]:
+    """Return the repeated instructions whose occurrences in two files may not correspond.
+
+    An instruction that cannot be read may be one more occurrence. It is none where both files have
+    as many and only one of them has instructions that cannot be read.
+    """
+    if not (one[None] or other[None]):
+        return set()
+    repeated = {i for i in one.keys() | other.keys() if i and max(one[i], other[i]) > 1}
+    if one[None] and other[None]:
+        return repeated
+    return {i for i in repeated if one[i] != other[i]}
+
+
+def uncertain_fault(hidden: Fault | None) -> Fault:
+    """Return why a row of a repeated instruction is left out, given the row in the way."""
+    reason = "its instruction is repeated, and a row that cannot be read may be any occurrence"
+    return Fault(f"{reason}: {hidden.reason}", hidden.place) if hidden else Fault(reason)
+
+
+def unreadable_fault(hidden: Fault) -> Fault:
+    """Return why a row is left out whose counterpart in another file is a row without a name."""
+    return Fault(
+        f"there is no readable row for its instruction in another file: {hidden.reason}",
+        hidden.place,
+    )
 
 
 def _short(text: str) -> str:
@@ -190,21 +243,23 @@ def _check_columns(path: str | Path, objects: list[dict[str, Any]], columns: Col
 def _entry(path: str | Path, place: Place, row: Any, columns: Columns, whole: set[str]) -> Entry:
     instruction = None
     try:
-        row = _object(row)
+        row = _object(row, columns)
         instruction = _instruction(row, columns, whole)
         return Entry(place, instruction, _cell(row, columns.output, whole))
     except BadRowError as error:
         return Entry(place, instruction, "", Fault(str(error), f"{path}, {place}"))
 
 
-def _object(row: Any) -> dict[str, Any]:
+def _object(row: Any, columns: Columns) -> dict[str, Any]:
     if isinstance(row, BadRowError):
         raise row
     if isinstance(row, _Repeated):
         raise BadRowError(f"has the key {row.key!r} twice")
     if not isinstance(row, dict):
-        what = "text" if isinstance(row, str) else kind(row)
-        raise BadRowError(f"is {what}, not an object with columns")
+        # integers are read as text
+        what = "a text or a number" if isinstance(row, str) else kind(row)
+        names = f"{columns.instruction!r} and {columns.output!r}"
+        raise BadRowError(f"a row must be an object with columns {names}, not {what}")
     return row
 
 
@@ -231,6 +286,8 @@ def _named(row: dict[str, Any]) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[Place, Any]]:
     """Give every row with its place; a row that is no JSON is given as its BadRowError."""
+    if path.suffix in COMPRESSED_SUFFIXES:
+        raise UserError(f"{path}: is compressed ({path.suffix}): decompress it")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file; use .json, .jsonl or .parquet")
     if path.suffix == ".parquet":
@@ -250,19 +307,23 @@ def _rows(path: Path) -> Iterator[tuple[Place, Any]]:
 
 
 def read_file(path: str | Path) -> str:
-    """Return the text of a file in UTF-8, with or without a byte order mark.
+    """Return the text of a file in UTF-8, without the byte order marks that begin its lines.
+
+    Such a mark begins a file, and a later line where files were joined.
 
     Raises
     ------
     UserError
-        If it is missing or unreadable, or in another encoding (with the line).
+        If it is missing or unreadable, compressed, or in another encoding (with the line).
     """
     data = _bytes(Path(path))
+    binary = next((what for start, what in _BINARY.items() if data.startswith(start)), None)
+    if binary:
+        raise UserError(f"{path}: {binary}")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise UserError(f"{path}: is UTF-16 or no text at all; save it as UTF-8")
-    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8")
+        return re.sub("^\ufeff+", "", data.decode("utf-8"), flags=re.MULTILINE)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(

@@ -59,7 +59,14 @@ def load_hub(dataset: str, source: HubDataSource) -> Pool:
             break
     absent = Fault("a wanted title is not in the data set")
     rows += [Row(-1, "", {}, fault=absent)] * (len(wanted) - len(rows))
+    if not rows:
+        raise UserError(f"{dataset}: {source.id} holds no rows{_viewed(source)}")
     return make_pool(dataset, rows)
+
+
+def _viewed(source: HubDataSource) -> str:
+    is_any = source.min_views is None and source.max_views is None
+    return "" if is_any else " with as many views as min_views and max_views ask for"
 
 
 def _read(dataset: str, source: HubDataSource) -> Iterator[dict[str, Any]]:
@@ -87,6 +94,8 @@ def _told(error: Exception, is_local: bool) -> str:
 
     if type(error) is DatasetGenerationError and error.__cause__ is not None:
         error = error.__cause__  # the error itself only says that there was one
+    if isinstance(error, StopIteration):  # what the library meets in files without content
+        return "holds no rows: its files are empty"
     text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, DatasetNotFoundError) or status in {401, 403, 404}:
@@ -186,9 +195,9 @@ def _explained(explanation: str, answer: str) -> dict[str, str]:
 
 def gsm8k(row: dict[str, Any]) -> Mapped:
     """Map GSM8K: its calculator notes (``<<2*3=6>>``) are left out, ``#### 6`` is the answer."""
-    worded, _, answer = _text(row, "answer").rpartition("####")
+    worded, mark, answer = _text(row, "answer").rpartition("####")
     worded, answer = re.sub(r"<<.*?>>", "", worded).strip(), answer.strip()
-    if "####" not in row["answer"] or not answer:
+    if not mark or not answer:
         raise BadRowError("no final answer")
     if not worded:
         raise BadRowError("no explanation")
@@ -196,10 +205,14 @@ def gsm8k(row: dict[str, Any]) -> Mapped:
 
 
 def aqua(row: dict[str, Any]) -> Mapped:
-    """Map AQuA: five options, the letter of the right one, and a rationale."""
-    listed = [re.sub(r"^([A-E])\)\s*", r"(\1) ", option) for option in _texts(row, "options")]
+    """Map AQuA: five options with their letters, the letter of the right one, and a rationale."""
+    found = [re.match(r"\s*\(?([A-H])\)\s*(.*)", o, re.DOTALL) for o in _texts(row, "options")]
+    letters = list("ABCDEFGH"[: len(found)])
+    if [option and option[1] for option in found] != letters:
+        raise BadRowError("'options' are not labelled A), B), C), ... in this order")
+    listed = [f"({option[1]}) {option[2]}" for option in found]
     right = _text(row, "correct")
-    if right not in list("ABCDEFGH"[: len(listed)]):
+    if right not in letters:
         raise BadRowError("'correct' names none of the options")
     instruction = "\n".join([_text(row, "question"), "Options:", *listed])
     return instruction, _explained(_explanation(row, "rationale"), f"({right})")

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from layergrad.datasets.answers import final_answer
 from layergrad.errors import UserError
@@ -56,12 +56,16 @@ class Pool:
         Reason -> number of rows that were left out for it.
     first_refused
         Reason -> place of the first such row, where rows have one.
+    occurrences
+        Instruction -> number of rows of the source, also of those that were left out; None: of
+        those whose instruction is unknown.
     """
 
     dataset: str
     samples: tuple[Sample, ...]
     refused: dict[str, int] = field(default_factory=dict)
     first_refused: dict[str, str] = field(default_factory=dict)
+    occurrences: Counter[str | None] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ def make_pool(dataset: str, rows: Iterable[Row]) -> Pool:
         If every row has a fault.
     """
     samples, faults = [], []
+    occurrences: Counter[str | None] = Counter()
     for sample_id, row in identified(rows):
+        occurrences[row.instruction or None] += 1
         if row.fault is not None:
             faults.append(row.fault)
             continue
@@ -100,7 +106,7 @@ def make_pool(dataset: str, rows: Iterable[Row]) -> Pool:
         samples.append(
             Sample(sample_id, row.row, row.instruction, row.responses, answer, row.given)
         )
-    return pool_of(dataset, samples, faults)
+    return replace(pool_of(dataset, samples, faults), occurrences=occurrences)
 
 
 def identified(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:

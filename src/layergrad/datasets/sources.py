@@ -27,7 +27,7 @@ def load_pool(spec: DatasetSpec) -> Pool:
         If the source is missing or malformed, or no row has all responses.
     """
     pool = load_source(spec)
-    added = {response: _added(spec, path) for response, path in spec.added.items()}
+    added = {response: _added(spec, path, pool) for response, path in spec.added.items()}
     samples, lacking = [], []
     for sample in pool.samples:
         found = {r: rows[sample.sample_id] for r, rows in added.items() if sample.sample_id in rows}
@@ -46,15 +46,31 @@ def load_pool(spec: DatasetSpec) -> Pool:
     )
 
 
-def _added(spec: DatasetSpec, path: str) -> dict[str, Row]:
-    """Return sample_id -> row of a file that adds responses."""
-    from layergrad.datasets.files import read_entries
+def _added(spec: DatasetSpec, path: str, pool: Pool) -> dict[str, Row]:
+    """Return sample_id -> row of a file that adds responses to the samples of a pool.
 
-    entries = read_entries(path, bad_rows=getattr(spec.source, "bad_rows", "refuse"))
+    Where a row that cannot be read may be a sample's, the sample's row has a fault.
+    """
+    from layergrad.datasets import files
+
+    entries = files.read_entries(path, bad_rows=getattr(spec.source, "bad_rows", "refuse"))
     rows = (
         Row(i, e.instruction or "", {"": e.response}, fault=e.fault) for i, e in enumerate(entries)
     )
-    return dict(identified(rows))
+    read = dict(identified(rows))
+    hidden = next((entry.fault for entry in entries if entry.instruction is None), None)
+    uncertain = files.uncertain_repeats(pool.occurrences, files.occurrences(entries))
+    found = {}
+    for sample in pool.samples:
+        if sample.instruction in uncertain:
+            fault = files.uncertain_fault(hidden)
+            found[sample.sample_id] = Row(sample.row, sample.instruction, {}, fault=fault)
+        elif sample.sample_id in read:
+            found[sample.sample_id] = read[sample.sample_id]
+        elif hidden:
+            fault = files.unreadable_fault(hidden)
+            found[sample.sample_id] = Row(sample.row, sample.instruction, {}, fault=fault)
+    return found
 
 
 def load_source(spec: DatasetSpec) -> Pool:

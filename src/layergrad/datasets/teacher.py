@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,19 @@ _ABOUT_THE_QUESTION = re.compile(
     r"|string_above_max_length|too many tokens|prompt is too long",
     re.IGNORECASE,
 )
-STATES = ("right", "wrong", "unknown", "unfinished", "empty", "refused", "unusable")
+# The longest prompt and answer that the endpoint takes, as vLLM and OpenAI word it.
+_WINDOW = re.compile(r"maximum context length (?:is|of) (\d+)", re.IGNORECASE)
+_BAD_PARAMETER = re.compile(
+    r"(unknown|unsupported|unrecognized|unexpected|invalid|extra|missing)"
+    r"( request| required| keyword)* (parameter|argument|field)",
+    re.IGNORECASE,
+)
+_PROMPT = ("messages", "prompt", "input")  # parameters that hold the question
+STATES = ("right", "wrong", "unknown", "unfinished", "exhausted", "empty", "refused", "unusable")
+TOKENS_SPENT = (
+    "the token limit was reached before an answer came, such as by thinking; raise "
+    "teacher.max_tokens, or the limit under teacher.extra"
+)
 
 
 class BudgetSpentError(Exception):
@@ -122,8 +134,8 @@ def unanswered(
     again: Collection[str] = (),
 ) -> list[Sample]:
     """Return the samples to ask for: without a stored answer, or with one in a state of `again`."""
-    states = [(s, _state(stored.get(question_key(settings, s)), s)) for s in samples]
-    return [sample for sample, state in states if state == "missing" or state in again]
+    judged = _judged(settings, samples, stored)
+    return [sample for state, sample in judged if state == "missing" or state in again]
 
 
 def estimate(
@@ -199,7 +211,7 @@ def _answers(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
             if not isinstance(answer["output"], str):
                 raise TypeError
             answers[answer["key"]] = answer
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{path}, line {i}: is no stored answer; fix or delete it") from None
     return answers
 
@@ -285,6 +297,12 @@ class Run:
 
     async def _reply(self, sample: Sample) -> Reply:
         """Send one request; a question that is refused has a reply that says so."""
+        try:
+            return await self._one_reply(sample)
+        except RecursionError:
+            raise NoAnswerError("the reply holds no answer: it is nested too deeply") from None
+
+    async def _one_reply(self, sample: Sample) -> Reply:
         import openai
 
         body = question(self.settings, sample)
@@ -294,10 +312,13 @@ class Run:
                 **named, extra_body=body, timeout=self.settings.timeout
             )
         except openai.APIStatusError as error:
-            if _is_about_the_question(error.status_code, error):
+            is_possible = error.status_code in {400, 403, 413, 422}
+            fault = error.body if error.body is not None else str(error)
+            # too large a body has no better sign than its status
+            if error.status_code == 413 or (is_possible and _refuses_question(fault, body)):
                 return Reply("", refused=self._told(error))
             raise
-        return read_reply(json.loads(raw.content))
+        return read_reply(_decoded(raw.content), body)
 
     async def _start(self) -> None:
         """Count a request against the budget and wait for its place in the pace."""
@@ -336,11 +357,31 @@ class Run:
         return text.replace(self.secret, "***") if self.secret else text
 
 
-def read_reply(body: Any) -> Reply:
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        start = content[:200].decode(errors="replace").strip()
+        if start.startswith("<"):
+            raise NoAnswerError(
+                "the reply is a page in HTML, not an answer of an API: check teacher.base_url, "
+                f"proxies and logins: {start!r}"
+            ) from None
+        raise NoAnswerError(f"the reply holds no answer: it is no JSON: {start!r}") from None
+
+
+def read_reply(body: Any, sent: Mapping[str, Any] | None = None) -> Reply:
     """Return the answer in the body of a reply.
 
     The body is read as it came, since endpoints differ, and an answer that was paid for must not
     be lost because of a field that nobody needs.
+
+    Parameters
+    ----------
+    body
+        What came.
+    sent
+        Parameters of the request, to know a fault in them from a question that is refused.
 
     Raises
     ------
@@ -352,8 +393,9 @@ def read_reply(body: Any) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        told = json.dumps(body.get("error") or body)[:300]
-        if _ABOUT_THE_QUESTION.search(told):
+        fault = body.get("error") or body
+        told = json.dumps(fault)[:300]
+        if _refuses_question(fault, sent or {}):
             return Reply("", refused=told)
         raise NoAnswerError(f"the reply holds no answer: {told}")
     reason = choice.get("finish_reason")
@@ -364,9 +406,18 @@ def read_reply(body: Any) -> Reply:
         text=_text(message.get("content")).strip(),
         finish_reason=reason if isinstance(reason, str) else None,
         refused=str(refused) if refused else None,
-        model=body.get("model"),
-        usage=body.get("usage"),
+        model=_storable(body.get("model")),
+        usage=_storable(body.get("usage")),
     )
+
+
+def _storable(value: Any) -> Any:
+    """Return a value that nobody needs, None if it is nested too deeply to be written."""
+    try:
+        json.dumps(value)
+    except RecursionError:
+        return None
+    return value
 
 
 def _text(content: Any) -> str:
@@ -377,12 +428,46 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _is_about_the_question(status: int, error: Exception) -> bool:
-    """Whether a refusal concerns this question alone, so that others may be answered."""
-    told = f"{getattr(error, 'body', None)} {error}"
-    return status == 413 or (
-        status in {400, 403, 422} and _ABOUT_THE_QUESTION.search(told) is not None
+def _refuses_question(fault: Any, sent: Mapping[str, Any]) -> bool:
+    """Whether an error concerns this question alone, so that others may be answered.
+
+    Parameters
+    ----------
+    fault
+        The error as the endpoint describes it.
+    sent
+        Parameters of the request: an error about one of them concerns every question.
+    """
+    if not _ABOUT_THE_QUESTION.search(str(fault)):
+        return False
+    param = fault.get("param") if isinstance(fault, dict) else None
+    # only the message, since other fields may quote the question
+    message = fault.get("message") if isinstance(fault, dict) else None
+    message = message if isinstance(message, str) else str(fault)
+    window = _WINDOW.search(message)
+    if window:  # too long with its answer, where it is not the answer that leaves no question room
+        is_about_answer = re.search("max_(completion_)?tokens|completion", message)
+        return not is_about_answer or _answer_limit(sent) < int(window[1])
+    if isinstance(param, str) and param and not param.startswith(_PROMPT):
+        return False
+    return not (_BAD_PARAMETER.search(message) or any(_names(message, name) for name in sent))
+
+
+def _answer_limit(sent: Mapping[str, Any]) -> int:
+    limits = (sent.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    return max((limit for limit in limits if isinstance(limit, int)), default=0)
+
+
+def _names(message: str, name: str) -> bool:
+    """Whether a message names a parameter; a plain word must be quoted or clearly meant."""
+    word = re.escape(name)
+    if "_" in name:
+        return re.search(rf"\b{word}\b", message) is not None
+    named = (
+        rf"['\"`]{word}['\"`]|\b{word}\W+(must|should|cannot|is not|is too|value|parameter)\b"
+        rf"|\b(invalid|unsupported|parameter|argument|value for)\W+{word}\b"
     )
+    return re.search(named, message, re.IGNORECASE) is not None
 
 
 def _is_passing(error: Exception) -> bool:
@@ -432,11 +517,12 @@ def teach(
     -------
     counts
         Answers: ``written``, ``right``, ``wrong``, ``unknown`` (no final answer to compare),
-        ``unfinished``, ``empty``, ``refused`` (the question, or an answer that was cut off by a
-        filter), ``unusable`` (no text that a tokenizer can read), ``missing``, and ``requests`` of
-        this run.
+        ``unfinished``, ``exhausted`` (no token was left for the answer), ``empty``, ``refused``
+        (the question, or an answer that was cut off by a filter), ``unusable`` (no text that a
+        tokenizer can read), ``missing``, and ``requests`` of this run.
     problem
-        Why answers are missing, None if none are.
+        Why answers are missing, or all questions that were asked were refused, or nothing was
+        written; None if none of these.
 
     Raises
     ------
@@ -455,7 +541,41 @@ def teach(
         last = next(iter(run.given_up.values()))
         problem = f"{len(run.given_up)} answers were given up after {settings.attempts} attempts: "
         problem += f"{last}; run again to ask for them"
-    return counts, problem
+    return counts, problem or _futility(settings, samples, open_, stored)
+
+
+def _futility(
+    settings: TeacherSettings,
+    samples: list[Sample],
+    asked: list[Sample],
+    stored: dict[str, dict[str, Any]],
+) -> str | None:
+    """Return what is wrong where a run brought nothing, although every question has its state."""
+    if asked and {state for state, _ in _judged(settings, asked, stored)} == {"refused"}:
+        last = stored[question_key(settings, asked[-1])]["refused"]
+        return (
+            f"every question that was asked was refused ({len(asked)}): {last}; check the "
+            "settings under teacher, then ask again with `--again refused`"
+        )
+    judged = _judged(settings, samples, stored)
+    if judged and not any(_is_kept(settings, state) for state, _ in judged):
+        states = Counter(state for state, _ in judged)
+        told = ", ".join(f"{n} {state}" for state, n in states.items())
+        hint = f"; {TOKENS_SPENT}" if "exhausted" in states else ""
+        return f"no answer can be written: {told}{hint}"
+    return None
+
+
+def _judged(
+    settings: TeacherSettings, samples: list[Sample], stored: dict[str, dict[str, Any]]
+) -> list[tuple[str, Sample]]:
+    return [(_state(stored.get(question_key(settings, s)), s), s) for s in samples]
+
+
+def _is_kept(settings: TeacherSettings, state: str) -> bool:
+    if state in {"wrong", "unfinished"}:
+        return getattr(settings, state) == "keep"
+    return state in {"right", "unknown"}
 
 
 async def _ask_open(
@@ -500,13 +620,10 @@ def _write(
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     lines = []
-    for sample in samples:
-        answer = stored.get(question_key(settings, sample))
-        state = _state(answer, sample)
+    for state, sample in _judged(settings, samples, stored):
         counts[state] += 1
-        dropped = {"missing", "empty", "refused", "unusable"}
-        dropped |= {s for s in ("wrong", "unfinished") if getattr(settings, s) == "drop"}
-        if state not in dropped:
+        if _is_kept(settings, state):
+            answer = stored[question_key(settings, sample)]
             row = {"instruction": sample.instruction, "input": "", "output": answer["output"]}
             lines.append(json.dumps(row))  # escaped: no line break but "\n" for any reader
     counts["written"] = len(lines)
@@ -520,7 +637,7 @@ def _state(answer: dict[str, Any] | None, sample: Sample) -> str:
     if answer.get("refused"):
         return "refused"
     if not answer["output"]:
-        return "empty"
+        return "exhausted" if answer.get("finish_reason") == "length" else "empty"
     if unusable(answer["output"]):
         return "unusable"
     if answer.get("finish_reason") == "length":
@@ -539,8 +656,9 @@ def told_states(
     for sample in samples:
         answer = stored.get(question_key(settings, sample))
         state = _state(answer, sample)
-        if state in {"refused", "empty", "unusable"}:
-            why = answer.get("refused") or unusable(answer["output"]) or "no text came"
+        if state in {"refused", "exhausted", "empty", "unusable"}:
+            nothing = TOKENS_SPENT if state == "exhausted" else "no text came"
+            why = answer.get("refused") or unusable(answer["output"]) or nothing
             lines.append(f"{state}: row {sample.row + 1}, {_short(sample.instruction)}: {why}")
     return lines
 

@@ -10,7 +10,9 @@ from typing import Any
 EXACT = 2**53  # up to here every integer is a float of its own
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _KINDS = {
+    type(None): "null",
     bool: "true or false",
+    float: "a number",
     list: "a list",
     tuple: "a list",
     dict: "an object",
