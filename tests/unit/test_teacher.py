@@ -340,6 +340,7 @@ WINDOW = (
 )
 SETTINGS_AT_FAULT = [
     refusal(400, WINDOW.format(1000)),
+    refusal(400, WINDOW.format(2048).replace("1024", "4096")),
     refusal(
         400,
         "This model's maximum context length is 1000 tokens. However, you requested 1044 tokens "

@@ -45,6 +45,7 @@ _ABOUT_THE_QUESTION = re.compile(
 )
 # The longest prompt and answer that the endpoint takes, as vLLM and OpenAI word it.
 _WINDOW = re.compile(r"maximum context length (?:is|of) (\d+)", re.IGNORECASE)
+_TOLD_LIMIT = re.compile(r"too large: (\d+)|(\d+) in the completion", re.IGNORECASE)
 _BAD_PARAMETER = re.compile(
     r"(unknown|unsupported|unrecognized|unexpected|invalid|extra|missing)"
     r"( request| required| keyword)* (parameter|argument|field)",
@@ -447,14 +448,17 @@ def _refuses_question(fault: Any, sent: Mapping[str, Any]) -> bool:
     window = _WINDOW.search(message)
     if window:  # too long with its answer, where it is not the answer that leaves no question room
         is_about_answer = re.search("max_(completion_)?tokens|completion", message)
-        return not is_about_answer or _answer_limit(sent) < int(window[1])
+        return not is_about_answer or _answer_limit(sent, message) < int(window[1])
     if isinstance(param, str) and param and not param.startswith(_PROMPT):
         return False
     return not (_BAD_PARAMETER.search(message) or any(_names(message, name) for name in sent))
 
 
-def _answer_limit(sent: Mapping[str, Any]) -> int:
-    limits = (sent.get(name) for name in ("max_tokens", "max_completion_tokens"))
+def _answer_limit(sent: Mapping[str, Any], message: str) -> int:
+    """Return the tokens asked for at most, as sent or, where a server sets them, as it says."""
+    limits = [sent.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    told = _TOLD_LIMIT.search(message)
+    limits += [int(told[1] or told[2])] if told else []
     return max((limit for limit in limits if isinstance(limit, int)), default=0)
 
 
