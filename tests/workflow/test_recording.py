@@ -57,7 +57,8 @@ def test_a_study_given_by_name_replaces_the_configuration(project):
         (project.folder / "config.yaml").read_text().replace("draws: 100", "draws: 200")
     )
     project.edit("draws: 100\n  confidence: 0.95", "draws: 100\n  confidence: 0.9")
-    project.run("snakemake -n --configfile other.yaml")
+    jobs = project.jobs("snakemake statistics --cores 2 --configfile other.yaml")
+    assert jobs == {"aggregate": 2, "collect": 1}
     studies = [json.loads(s) for s in project.files(".layergrad/studies/*.json").values()]
     assert {"draws": 200, "confidence": 0.95} in [
         {name: s["statistics"][name] for name in ("draws", "confidence")} for s in studies
