@@ -13,7 +13,7 @@ from typing import Any
 
 from layergrad.config import BadRows, Columns, FilesSource
 from layergrad.datasets.pool import Fault, Pool, Row, make_pool
-from layergrad.datasets.values import BadRowError, holds_integers_with_gaps, kind, read_text
+from layergrad.datasets.values import BadRowError, holds_integers_with_gaps, kind, read_text, shown
 from layergrad.errors import UserError
 
 SUFFIXES = {".json", ".jsonl", ".ndjson", ".parquet"}
@@ -170,7 +170,7 @@ def matched(
         else:
             raise UserError(
                 f"{path}: has no row for the instruction of {first}, {wanted.place}: "
-                f"{_short(wanted.instruction)}; the files of one dataset must hold the same "
+                f"{shown(wanted.instruction)}; the files of one dataset must hold the same "
                 "instructions"
             )
     if any(wanted.instruction is None for wanted in reference):
@@ -181,7 +181,7 @@ def matched(
         if entry in found[entry.instruction]:
             raise UserError(
                 f"{path}, {entry.place}: {first} has no row for this instruction: "
-                f"{_short(entry.instruction)}; the files of one dataset must hold the same "
+                f"{shown(entry.instruction)}; the files of one dataset must hold the same "
                 "instructions"
             )
     return in_order
@@ -218,10 +218,6 @@ def unreadable_fault(hidden: Fault) -> Fault:
         f"there is no readable row for its instruction in another file: {hidden.reason}",
         hidden.place,
     )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 # ------------------------------------------------------------------------------ rows

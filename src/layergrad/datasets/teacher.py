@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from layergrad.config import TEACHER_OPTIONS, TeacherSettings
 from layergrad.datasets.answers import final_answer, same_answer
 from layergrad.datasets.pool import Sample
-from layergrad.datasets.values import unusable
+from layergrad.datasets.values import shown, unusable
 from layergrad.errors import UserError
 from layergrad.provenance import key, write_text
 
@@ -663,9 +663,5 @@ def told_states(
         if state in {"refused", "exhausted", "empty", "unusable"}:
             nothing = TOKENS_SPENT if state == "exhausted" else "no text came"
             why = answer.get("refused") or unusable(answer["output"]) or nothing
-            lines.append(f"{state}: row {sample.row + 1}, {_short(sample.instruction)}: {why}")
+            lines.append(f"{state}: row {sample.row + 1}, {shown(sample.instruction)}: {why}")
     return lines
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

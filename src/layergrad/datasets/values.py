@@ -27,6 +27,11 @@ class BadRowError(ValueError):
     """
 
 
+def shown(text: str) -> str:
+    """Return a text in quotes for a message, at most its first 77 characters and an ellipsis."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
 def read_text(value: Any, column: str, whole: bool = False) -> str:
     """Return the text of a cell.
 
