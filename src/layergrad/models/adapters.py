@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layergrad.config import HubModel, LocalModel
-from layergrad.errors import UserError
+from layergrad.errors import UserError, one_line
 from layergrad.models.checkpoint import header_of, refuse_not_floating
 from layergrad.models.files import (
     ADAPTER_CONFIG,
@@ -148,9 +148,8 @@ def merge_adapter(folder: str | Path, base: str | Path, target: Path) -> dict[st
     except UserError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{folder}: peft could not merge the adapter with {base}: {line}"
+            f"{folder}: peft could not merge the adapter with {base}: {one_line(error)}"
         ) from error
     _copy_tokenizer(Path(folder), Path(base), target)
     return {"adapter": str(folder), "base": str(base), "merged_by": f"peft {peft.__version__}"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layergrad.config import HubModel, LocalModel, ModelSpec, RandomModel, WheelModel
-from layergrad.errors import UserError
+from layergrad.errors import UserError, one_line
 from layergrad.models.adapters import adapter_files, base_of, merge_adapter
 from layergrad.models.checkpoint import (
     refuse_quantised,
@@ -270,8 +270,9 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     except UserError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise UserError(f"{gguf.name}: transformers could not read it: {line}") from error
+        raise UserError(
+            f"{gguf.name}: transformers could not read it: {one_line(error)}"
+        ) from error
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -177,10 +177,7 @@ def _read_config(folder: str | Path, files: Path) -> PretrainedConfig:
         )
     if kind not in CONFIG_MAPPING:
         if settings.get("auto_map"):
-            raise UserError(
-                f"{folder}: {kind} needs code that comes with the model, which is never run: give "
-                "a version of the model in an architecture that transformers has"
-            )
+            raise _needs_code(folder, kind)
         raise UserError(
             f"{folder}: transformers {transformers.__version__} has no architecture {kind!r}"
         )
@@ -206,11 +203,15 @@ def _auto_class(folder: str | Path, config: PretrainedConfig) -> Any:
         if type(config) in mapping:
             return auto
     if getattr(config, "auto_map", None):
-        raise UserError(
-            f"{folder}: {config.model_type} needs code that comes with the model, which is never "
-            "run: give a version of the model in an architecture that transformers has"
-        )
+        raise _needs_code(folder, config.model_type)
     raise UserError(f"{folder}: {config.model_type} is no causal language model of transformers")
+
+
+def _needs_code(folder: str | Path, kind: str) -> UserError:
+    return UserError(
+        f"{folder}: {kind} needs code that comes with the model, which is never run: give a "
+        "version of the model in an architecture that transformers has"
+    )
 
 
 def _why_not_loaded(error: Exception, attention: str) -> str:

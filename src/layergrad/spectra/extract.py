@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 from transformers import PreTrainedModel
 
-from layergrad.errors import UserError
+from layergrad.errors import UserError, one_line
 from layergrad.models.encode import Encoded
 from layergrad.models.layouts import find_places, layer_config, layer_count, text_config
 from layergrad.spectra.batches import pack, pad
@@ -160,9 +160,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def describe(error: Exception) -> str:
     """Return type, message and place of an error in one line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split())[:300]
     file = frame.filename.replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{type(error).__name__}: {message} ({file}, line {frame.lineno})"
+    return f"{type(error).__name__}: {one_line(error)} ({file}, line {frame.lineno})"
 
 
 def say(text: str) -> None:
